@@ -1,0 +1,1 @@
+"""Costs, and the plan of least predicted loss under a budget. No torch."""

@@ -1,0 +1,1 @@
+"""Measuring engines: timing windows, sessions, statistics and accuracy."""

@@ -1,0 +1,1 @@
+"""Building engines, the machine's fingerprint, and the store of built engines."""

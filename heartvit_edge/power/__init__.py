@@ -1,0 +1,1 @@
+"""Power samplers behind one protocol, and the integration of power to energy."""

@@ -1,0 +1,1 @@
+"""Running engines: one Runner protocol over ONNX Runtime and TensorRT."""

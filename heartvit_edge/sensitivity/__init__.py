@@ -1,0 +1,1 @@
+"""How much loss, in nats, each token, head and MLP unit is worth."""

@@ -1,0 +1,65 @@
+"""What an engine was built from, by what and for which machine."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt, model_validator
+from typing_extensions import Self
+
+from heartvit_edge.spec.base import Artefact, Spec
+from heartvit_edge.spec.machine import Machine
+from heartvit_edge.spec.pack import TensorInfo
+
+Backend = Literal["onnxruntime", "tensorrt"]
+Precision = Literal["fp32", "fp16"]
+
+
+class BatchRange(Spec):
+    """Batch sizes that an engine serves: smallest, the one it is tuned for, largest."""
+
+    min: PositiveInt = 1
+    opt: PositiveInt = 1
+    max: PositiveInt = 8
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError(f"expected min <= opt <= max, found {self.min}, {self.opt}, {self.max}")
+        return self
+
+
+class EngineManifest(Artefact):
+    """Stored beside each engine file.
+
+    Attributes:
+        entry: Name of the pack's entry.
+        backend: What runs the engine.
+        precision: Element type of its matrix products.
+        file: Engine file name, relative to the manifest.
+        sha256: Its hash, checked before it is loaded.
+        onnx_sha256: Hash of the ONNX graph that it was built from.
+        inputs: As in the pack.
+        outputs: As in the pack.
+        batch: Batch sizes that it serves.
+        machine: Where it was built; it is refused elsewhere.
+        options: What the builder was told, as name and value.
+        build_s: Seconds that the build took.
+        tool_version: heartvit-edge's own version.
+    """
+
+    schema_name: ClassVar[str] = "engine"
+
+    entry: str
+    backend: Backend
+    precision: Precision
+    file: str
+    sha256: str
+    onnx_sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    batch: BatchRange
+    machine: Machine
+    options: tuple[tuple[str, str], ...] = ()
+    build_s: float
+    tool_version: str

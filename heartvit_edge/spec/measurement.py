@@ -1,0 +1,114 @@
+"""What `bench` measured: raw samples, from which every figure is computed when it is asked for."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from typing_extensions import Self
+
+from heartvit_edge.spec.base import Artefact, Spec
+from heartvit_edge.spec.engine import Backend, Precision
+from heartvit_edge.spec.machine import Machine
+from heartvit_edge.spec.pack import BudgetPack
+
+
+class PowerTrace(Spec):
+    """Every power reading of a run.
+
+    Attributes:
+        source: Name of the sampler, such as ``jtop``.
+        times_s: Seconds since the run began, on the monotonic clock, ascending.
+        rails_mw: Power of each rail at those times, in milliwatt, under the label that the board gives it.
+        total_rails: The rails that add up to the total.
+        total_rule: Why those, in words for the report.
+    """
+
+    source: str
+    times_s: tuple[NonNegativeFloat, ...]
+    rails_mw: dict[str, tuple[NonNegativeFloat, ...]]
+    total_rails: tuple[str, ...]
+    total_rule: str
+
+    @model_validator(mode="after")
+    def _rails_are_complete(self) -> Self:
+        if list(self.times_s) != sorted(set(self.times_s)):
+            raise ValueError("times_s must ascend without repeats")
+        for name, readings in self.rails_mw.items():
+            if len(readings) != len(self.times_s):
+                raise ValueError(f"rail {name} has {len(readings)} readings for {len(self.times_s)} times")
+        unknown = set(self.total_rails) - set(self.rails_mw)
+        if unknown or not self.total_rails:
+            raise ValueError(f"total_rails must name known rails, found {self.total_rails}")
+        return self
+
+    def total_mw(self) -> tuple[float, ...]:
+        """Return the sum over ``total_rails`` at each time, in milliwatt."""
+        columns = [self.rails_mw[name] for name in self.total_rails]
+        return tuple(sum(values) for values in zip(*columns, strict=True))
+
+
+class Trial(Spec):
+    """One steady window of work.
+
+    Attributes:
+        start_s: When the first inference began, in seconds since the run began.
+        end_s: When the last had ended, device synchronised.
+        latency_ms: Wall time of each inference call, host array in to host array out, in order.
+    """
+
+    start_s: NonNegativeFloat
+    end_s: NonNegativeFloat
+    latency_ms: tuple[NonNegativeFloat, ...]
+
+
+class EntryMeasurement(Spec):
+    """One engine at one batch size.
+
+    Attributes:
+        entry: Name of the pack's entry.
+        batch_size: Images an inference.
+        engine_sha256: Hash of the engine that ran.
+        warm_up_count: Inferences before the first trial, not timed.
+        trials: The steady windows.
+    """
+
+    entry: str
+    batch_size: PositiveInt
+    engine_sha256: str
+    warm_up_count: PositiveInt
+    trials: tuple[Trial, ...]
+
+
+class Measurement(Artefact):
+    """One `bench` run: ``<run>/measurement.json``.
+
+    Attributes:
+        pack: The whole manifest of the pack, so that a report needs nothing else.
+        machine: Where it ran.
+        backend: What ran the engines.
+        precision: Precision of the engines.
+        created: UTC time at the start, ISO 8601.
+        command: What measures this again.
+        rows: One an (entry, batch size).
+        power: Every reading; None where there was no power source.
+        no_power_reason: Why there is no power trace; None where there is one.
+    """
+
+    schema_name: ClassVar[str] = "measurement"
+
+    pack: BudgetPack
+    machine: Machine
+    backend: Backend
+    precision: Precision
+    created: str
+    command: str
+    rows: tuple[EntryMeasurement, ...]
+    power: PowerTrace | None
+    no_power_reason: str | None
+
+    @model_validator(mode="after")
+    def _power_or_a_reason(self) -> Self:
+        if (self.power is None) == (self.no_power_reason is None):
+            raise ValueError("exactly one of power and no_power_reason must be given")
+        return self

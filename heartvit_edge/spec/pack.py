@@ -1,0 +1,138 @@
+"""The budget pack: the folder that travels from host to board."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import ClassVar, Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
+
+from heartvit_edge.errors import InputError
+from heartvit_edge.spec.base import Artefact, Spec
+from heartvit_edge.spec.files import check_sha256
+from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
+from heartvit_edge.spec.plan import PruningPlan
+
+MANIFEST = "manifest.json"
+
+
+class TensorInfo(Spec):
+    """One input or output of a graph.
+
+    Attributes:
+        name: The tensor's name in the graph.
+        dtype: numpy's name of the element type.
+        shape: Dimensions; None where it is dynamic (the batch).
+    """
+
+    name: str
+    dtype: Literal["float32", "float16", "int32", "int64"]
+    shape: tuple[PositiveInt | None, ...]
+
+
+class Parity(Spec):
+    """How close the exported graph came to PyTorch.
+
+    Attributes:
+        num_images: Real images compared.
+        max_abs_error: Largest |difference| of a logit.
+        logit_scale: Largest |logit| of the PyTorch model, the scale of the tolerance.
+        tolerance: Largest allowed max_abs_error / logit_scale.
+        kept_token_mismatches: Images whose kept tokens differ (ties aside, none may).
+    """
+
+    num_images: PositiveInt
+    max_abs_error: NonNegativeFloat
+    logit_scale: NonNegativeFloat
+    tolerance: NonNegativeFloat
+    kept_token_mismatches: NonNegativeInt
+
+
+class PackEntry(Spec):
+    """One model of the pack: a plan and the graph that carries it out.
+
+    Attributes:
+        name: ``dense`` or the budget's label; unique in the pack.
+        plan: What each block keeps.
+        gate: Name of the forward-only gate that chooses tokens; None where none are dropped.
+        onnx: File name of the graph, relative to the pack.
+        onnx_sha256: Its hash.
+        inputs: The graph's inputs; the first is the image batch (B, 3, H, W).
+        outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
+            the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending.
+        opset: ONNX opset version.
+        parity: Comparison with PyTorch before the pack was written.
+    """
+
+    name: str
+    plan: PruningPlan
+    gate: str | None
+    onnx: str
+    onnx_sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: PositiveInt
+    parity: Parity
+
+
+class BudgetPack(Artefact):
+    """The manifest of a pack: ``<pack>/manifest.json``.
+
+    Attributes:
+        source: The dense model.
+        shape: Its dimensions.
+        preprocessing: How an image becomes the input.
+        classes: Class names, or empty where unknown.
+        calibration: Images that were used to score.
+        entries: The dense model first, then one entry a budget, largest first.
+        tool_version: heartvit-edge's own version.
+    """
+
+    schema_name: ClassVar[str] = "budget-pack"
+
+    source: ModelSource
+    shape: ModelShape
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    calibration: ImageSetRef | None
+    entries: tuple[PackEntry, ...]
+    tool_version: str
+
+    @model_validator(mode="after")
+    def _dense_comes_first(self) -> Self:
+        names = [entry.name for entry in self.entries]
+        if not names or names[0] != "dense" or not self.entries[0].plan.is_dense:
+            raise ValueError(f"the first entry must be the dense model, found {names[:1]}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"entries must have different names, found {names}")
+        return self
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Return the manifest of the pack at ``folder`` after checking every file's hash.
+
+        Raises:
+            InputError: If the folder or its manifest is missing or malformed.
+            CheckError: If a file was altered.
+        """
+        if not (folder / MANIFEST).is_file():
+            raise InputError(
+                f"{folder} is not a budget pack: it has no {MANIFEST}",
+                hint="make one with: heartvit-edge export MODEL --data DATA --budget 0.7 --out PACK",
+            )
+        pack = cls.read(folder / MANIFEST)
+        for entry in pack.entries:
+            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint="export the pack again")
+        return pack
+
+    def entry(self, name: str) -> PackEntry:
+        """Return the entry of that name.
+
+        Raises:
+            InputError: If there is none; the message lists those there are.
+        """
+        for entry in self.entries:
+            if entry.name == name:
+                return entry
+        raise InputError(f"the pack has no entry {name!r}, only {', '.join(e.name for e in self.entries)}")
