@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from heartvit_edge import __version__
+from heartvit_edge.cli import bench, build_engine, doctor, evaluate, export, plan, quickstart, report, score
 from heartvit_edge.errors import HeartViTError
 
 app = typer.Typer(
@@ -34,6 +35,17 @@ def root(
     ] = False,
 ) -> None:
     """Prune a Vision Transformer by curvature, export it per budget, build engines, and measure them."""
+
+
+app.command("bench")(bench.bench)
+app.command("build-engine")(build_engine.build_engine)
+app.command("doctor")(doctor.doctor)
+app.command("evaluate")(evaluate.evaluate)
+app.command("export")(export.export)
+app.command("plan")(plan.plan)
+app.command("quickstart")(quickstart.quickstart)
+app.command("score")(score.score)
+app.command("report")(report.report)
 
 
 def main() -> None:

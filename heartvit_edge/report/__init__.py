@@ -1,1 +1,1 @@
-"""Tables, plots and one self-contained HTML page from finished runs."""
+"""Measurements and evaluations as one self-contained page, a Markdown table and a CSV file."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import NonNegativeFloat, PositiveInt, model_validator
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.spec.base import Artefact, Spec
@@ -19,16 +19,21 @@ class PowerTrace(Spec):
     Attributes:
         source: Name of the sampler, such as ``jtop``.
         times_s: Seconds since the run began, on the monotonic clock, ascending.
-        rails_mw: Power of each rail at those times, in milliwatt, under the label that the board gives it.
+        rails_mw: Power of each rail at those times, in milliwatt, under the label that the board gives it; a sensor's
+            offset can make a reading slightly negative.
         total_rails: The rails that add up to the total.
         total_rule: Why those, in words for the report.
+        interval_ms: Time between readings that the source announces; None where it announces none.
+        num_dropped: Readings left out because they repeated the one before or lacked a rail.
     """
 
     source: str
     times_s: tuple[NonNegativeFloat, ...]
-    rails_mw: dict[str, tuple[NonNegativeFloat, ...]]
+    rails_mw: dict[str, tuple[float, ...]]
     total_rails: tuple[str, ...]
     total_rule: str
+    interval_ms: PositiveFloat | None = None
+    num_dropped: NonNegativeInt = 0
 
     @model_validator(mode="after")
     def _rails_are_complete(self) -> Self:
@@ -54,12 +59,20 @@ class Trial(Spec):
     Attributes:
         start_s: When the first inference began, in seconds since the run began.
         end_s: When the last had ended, device synchronised.
-        latency_ms: Wall time of each inference call, host array in to host array out, in order.
+        latency_ms: Wall time of each inference call, host array in to host array out, in order; at least one.
     """
 
     start_s: NonNegativeFloat
     end_s: NonNegativeFloat
     latency_ms: tuple[NonNegativeFloat, ...]
+
+    @model_validator(mode="after")
+    def _holds_its_calls(self) -> Self:
+        if not self.latency_ms:
+            raise ValueError("a trial needs at least one inference")
+        if not self.start_s < self.end_s:
+            raise ValueError(f"a trial must end after it began, found {self.start_s} s to {self.end_s} s")
+        return self
 
 
 class EntryMeasurement(Spec):
@@ -70,14 +83,22 @@ class EntryMeasurement(Spec):
         batch_size: Images an inference.
         engine_sha256: Hash of the engine that ran.
         warm_up_count: Inferences before the first trial, not timed.
-        trials: The steady windows.
+        warm_up_stable: Whether latency had settled when the warm-up ended; False where it ended at its cap.
+        trials: The steady windows, at least one.
     """
 
     entry: str
     batch_size: PositiveInt
     engine_sha256: str
     warm_up_count: PositiveInt
+    warm_up_stable: bool
     trials: tuple[Trial, ...]
+
+    @model_validator(mode="after")
+    def _was_measured(self) -> Self:
+        if not self.trials:
+            raise ValueError(f"{self.entry} at batch size {self.batch_size} has no trial")
+        return self
 
 
 class Measurement(Artefact):

@@ -9,7 +9,7 @@ from typing_extensions import Self
 
 from heartvit_edge.spec.base import Spec
 
-Pool = Literal["token", "token+distillation", "avg", "max", "avgmax"]
+Pool = Literal["token", "token+distillation", "avg"]
 
 
 class ModelShape(Spec):

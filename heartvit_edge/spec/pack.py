@@ -39,7 +39,7 @@ class Parity(Spec):
         max_abs_error: Largest |difference| of a logit.
         logit_scale: Largest |logit| of the PyTorch model, the scale of the tolerance.
         tolerance: Largest allowed max_abs_error / logit_scale.
-        kept_token_mismatches: Images whose kept tokens differ (ties aside, none may).
+        kept_token_mismatches: Images that keep other tokens, which ties allow for a few; their logits are not compared.
     """
 
     num_images: PositiveInt

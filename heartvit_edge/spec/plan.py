@@ -47,6 +47,7 @@ class PruningPlan(Artefact):
         dense_macs: The same for the dense model.
         scorer: Name of the scorer whose scores were used; None for the dense plan.
         sensitivity_sha256: Digest of the sensitivity map; None for the dense plan.
+        prune_heads: Whether heads were allowed to go.
     """
 
     schema_name: ClassVar[str] = "pruning-plan"
@@ -60,6 +61,7 @@ class PruningPlan(Artefact):
     dense_macs: PositiveInt
     scorer: str | None
     sensitivity_sha256: str | None
+    prune_heads: bool = True
 
     @model_validator(mode="after")
     def _fits_the_model(self) -> Self:

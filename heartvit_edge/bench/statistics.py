@@ -1,0 +1,185 @@
+"""Intervals around what was measured, in plain Python and numpy: no scipy on a board."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+"""Confidence of every interval of this module."""
+
+NORMAL_QUANTILE = 1.959963984540054
+"""Of the standard normal distribution at (1 + CONFIDENCE) / 2."""
+
+
+def binomial_quantile(probability: float, count: int, share: float) -> int:
+    """Return the smallest k with P(X <= k) >= probability, X binomial over ``count`` draws that succeed with ``share``.
+
+    Sums the mass within 12 standard deviations (and 12) of the mean, outside of which less than 1e-12 lies.
+
+    Raises:
+        ValueError: If ``probability`` or ``share`` is outside (0, 1), or ``count`` is below one.
+    """
+    if not (0 < probability < 1 and 0 < share < 1 and count >= 1):
+        raise ValueError(f"expected 0 < probability, share < 1 <= count, found {probability}, {share}, {count}")
+    reach = 12 * math.sqrt(count * share * (1 - share)) + 12
+    first = max(0, math.floor(count * share - reach))
+    last = min(count, math.ceil(count * share + reach))
+    log_choices = math.lgamma(count + 1) - math.lgamma(first + 1) - math.lgamma(count - first + 1)
+    mass = math.exp(log_choices + first * math.log(share) + (count - first) * math.log1p(-share))
+    below = 0.0
+    for k in range(first, last):
+        below += mass
+        if below >= probability:
+            return k
+        mass *= (count - k) / (k + 1) * share / (1 - share)
+    return last
+
+
+def percentile(samples: NDArray[np.float64], share: float) -> tuple[float, float | None, float | None]:
+    """Return a percentile with its distribution-free confidence interval from order statistics.
+
+    The percentile is the smallest sample that at least ``share`` of the samples do not exceed. The interval runs
+    between the two order statistics that the binomial law of "samples below the true percentile" picks.
+
+    Args:
+        samples: Shape (N,), in any order, at least one.
+        share: In (0, 1); 0.5 is the median.
+
+    Returns:
+        The percentile, and the interval's ends; an end is None where there are too few samples for one.
+
+    Raises:
+        ValueError: If there is no sample.
+
+    Source:
+        David and Nagaraja (2003), Order Statistics, section 7.1.
+    """
+    if samples.size == 0:
+        raise ValueError("a percentile needs at least one sample")
+    ordered = np.sort(samples)
+    count = len(ordered)
+    # Without the margin 0.9 * 10 would round up to rank 10.
+    value = float(ordered[max(math.ceil(share * count - 1e-9), 1) - 1])
+    lower_rank = binomial_quantile((1 - CONFIDENCE) / 2, count, share)
+    upper_rank = binomial_quantile((1 + CONFIDENCE) / 2, count, share) + 1
+    low = float(ordered[lower_rank - 1]) if lower_rank >= 1 else None
+    high = float(ordered[upper_rank - 1]) if upper_rank <= count else None
+    return value, low, high
+
+
+def wilson(successes: int, count: int) -> tuple[float, float]:
+    """Return the Wilson score interval of a share.
+
+    Args:
+        successes: 0 .. count.
+        count: At least one.
+
+    Returns:
+        Its ends, in [0, 1].
+
+    Raises:
+        ValueError: If ``successes`` is outside 0 .. ``count`` or ``count`` is below one.
+
+    Source:
+        Wilson (1927), JASA 22(158).
+    """
+    if not (0 <= successes <= count and count >= 1):
+        raise ValueError(f"expected 0 <= successes <= count and 1 <= count, found {successes} of {count}")
+    share, z2 = successes / count, NORMAL_QUANTILE**2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = NORMAL_QUANTILE / (1 + z2 / count) * math.sqrt(share * (1 - share) / count + z2 / (4 * count**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def student_cdf(t: float, freedom: int) -> float:
+    """Return P(T <= t) of Student's distribution with a whole number of degrees of freedom.
+
+    Source:
+        Abramowitz and Stegun (1964), 26.7.3 and 26.7.4.
+    """
+    theta = math.atan(t / math.sqrt(freedom))
+    cosine2 = math.cos(theta) ** 2
+    if freedom % 2:
+        term, total = math.cos(theta), 0.0
+        for k in range(1, freedom - 1, 2):
+            total += term
+            term *= cosine2 * (k + 1) / (k + 2)
+        between = 2 / math.pi * (theta + math.sin(theta) * total)
+    else:
+        term, total = 1.0, 0.0
+        for k in range(0, freedom - 1, 2):
+            total += term
+            term *= cosine2 * (k + 1) / (k + 2)
+        between = math.sin(theta) * total
+    return (1 + between) / 2
+
+
+def half_width(samples: Sequence[float]) -> float | None:
+    """Return half of the Student interval around the mean of independent samples, in their unit; None below two."""
+    count = len(samples)
+    if count < 2:
+        return None
+    low, high = 0.0, 1000.0
+    while high - low > 1e-9:
+        middle = (low + high) / 2
+        low, high = (middle, high) if student_cdf(middle, count - 1) < (1 + CONFIDENCE) / 2 else (low, middle)
+    return high * float(np.std(np.asarray(samples, dtype=np.float64), ddof=1)) / math.sqrt(count)
+
+
+def ratio_of_means(
+    numerator: Sequence[NDArray[np.float64]],
+    denominator: Sequence[NDArray[np.float64]],
+    generator: np.random.Generator,
+    num_resamples: int = 1000,
+) -> tuple[float, float, float]:
+    """Return the ratio of two means with its bootstrap interval.
+
+    The samples come in rounds that were measured side by side (A B, A B, ...). Each resample draws rounds with
+    replacement, the same for both sides, so that drift between rounds cancels; then, within each drawn round,
+    circular blocks of about sqrt(n) neighbouring samples, since neighbours are not independent.
+
+    Args:
+        numerator: One array of shape (N_r,) a round.
+        denominator: As many rounds, each of its own length.
+        generator: Source of every draw.
+        num_resamples: Bootstrap resamples.
+
+    Returns:
+        mean(numerator) / mean(denominator), and the 2.5 % and 97.5 % percentiles over the resamples.
+
+    Raises:
+        ValueError: If the rounds do not pair up or one is empty.
+
+    Source:
+        Politis and Romano (1992), A circular block-resampling procedure for stationary data.
+    """
+    if not numerator or len(numerator) != len(denominator) or any(a.size == 0 for a in (*numerator, *denominator)):
+        raise ValueError(f"expected paired rounds of samples, found {len(numerator)} and {len(denominator)}")
+    rounds = generator.integers(len(numerator), size=(num_resamples, len(numerator)))
+    value = np.concatenate(numerator).mean() / np.concatenate(denominator).mean()
+    drawn = _mean_of_resamples(numerator, rounds, generator) / _mean_of_resamples(denominator, rounds, generator)
+    low, high = np.quantile(drawn, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return float(value), float(low), float(high)
+
+
+def _mean_of_resamples(
+    samples: Sequence[NDArray[np.float64]], rounds: NDArray[np.int64], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """Return the mean of each resample, shape (R,), for the rounds of shape (R, K) that it drew."""
+    sums = np.zeros(rounds.shape)
+    counts = np.zeros(rounds.shape)
+    for index, values in enumerate(samples):
+        drawn = rounds == index
+        length = max(1, round(math.sqrt(len(values))))
+        # Mean of the circular block that begins at each sample.
+        running = np.concatenate([[0.0], np.cumsum(np.concatenate([values, values[: length - 1]]))])
+        blocks = (running[length:] - running[:-length]) / length
+        starts = generator.integers(len(values), size=(int(drawn.sum()), math.ceil(len(values) / length)))
+        sums[drawn] = blocks[starts].mean(axis=1) * len(values)
+        counts[drawn] = len(values)
+    means: NDArray[np.float64] = sums.sum(axis=1) / counts.sum(axis=1)
+    return means

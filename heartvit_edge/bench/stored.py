@@ -1,0 +1,125 @@
+"""Which built engines of a pack a run uses."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import get_args
+
+from heartvit_edge.engines import store
+from heartvit_edge.errors import InputError
+from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
+from heartvit_edge.spec.machine import Machine
+from heartvit_edge.spec.pack import BudgetPack
+
+
+@dataclass(frozen=True)
+class StoredEngine:
+    """An engine that is whole and fit for this machine.
+
+    Attributes:
+        manifest: What it was built from.
+        folder: Where it lies.
+    """
+
+    manifest: EngineManifest
+    folder: Path
+
+
+def find_engines(
+    pack_folder: Path,
+    pack: BudgetPack,
+    entries: Sequence[str],
+    engines: Path,
+    backend: Backend | None,
+    precision: Precision | None,
+    machine: Machine,
+) -> tuple[StoredEngine, ...]:
+    """Return one engine an entry, all of one backend and one precision.
+
+    Args:
+        pack_folder: Where the pack lies, for the hints.
+        pack: Its manifest.
+        entries: Names of the pack's entries, in the order to return.
+        engines: The store.
+        backend: What must run them; None for the one that was built.
+        precision: Their precision; None for the one that was built.
+        machine: Where they shall run.
+
+    Raises:
+        InputError: If none was built, engines of several kinds were and the arguments leave it open, one entry has no
+            engine, or an engine was built from another graph.
+        CheckError: If an engine file was altered.
+        MachineError: If an engine was built on another machine.
+    """
+    kinds = product(
+        get_args(Backend) if backend is None else (backend,), get_args(Precision) if precision is None else (precision,)
+    )
+    folders = {kind: [store.engine_folder(engines, pack, entry, *kind) for entry in entries] for kind in kinds}
+    built = {kind: places for kind, places in folders.items() if any(place.is_dir() for place in places)}
+    if not built:
+        asked = " ".join(word for word in (backend, precision) if word)
+        raise InputError(
+            f"{engines} holds no {asked + ' ' if asked else ''}engine of {pack_folder} for {', '.join(entries)}",
+            hint=_build(pack_folder, engines, backend, precision),
+        )
+    if len(built) > 1:
+        found = ", ".join(f"{kind[0]} {kind[1]}" for kind in built)
+        one = next(iter(built))
+        raise InputError(
+            f"{engines} holds engines of several kinds: {found}; expected a choice of one",
+            hint=f"add --backend {one[0]} --precision {one[1]}",
+        )
+    (kind, places), *_ = built.items()
+    missing = [entry for entry, place in zip(entries, places, strict=True) if not place.is_dir()]
+    if missing:
+        raise InputError(
+            f"{engines} holds no {kind[0]} {kind[1]} engine of {pack_folder} for {', '.join(missing)}",
+            hint=_build(pack_folder, engines, *kind),
+        )
+    found_engines = tuple(StoredEngine(store.load_engine(place, machine), place) for place in places)
+    for entry, engine in zip(entries, found_engines, strict=True):
+        if engine.manifest.onnx_sha256 != pack.entry(entry).onnx_sha256:
+            raise InputError(
+                f"the engine in {engine.folder} was built from another graph than {entry} of {pack_folder}",
+                hint=f"{_build(pack_folder, engines, *kind)} --force",
+            )
+    return found_engines
+
+
+def check_batch_sizes(
+    pack_folder: Path, engines: Path, found: Sequence[StoredEngine], batch_sizes: Sequence[int]
+) -> None:
+    """Return only if every engine serves every batch size.
+
+    Raises:
+        InputError: If one does not; the hint builds it for all of them.
+    """
+    for engine in found:
+        manifest, served = engine.manifest, engine.manifest.batch
+        outside = [size for size in batch_sizes if not served.min <= size <= served.max]
+        if outside:
+            wider = BatchRange(min=min(served.min, *batch_sizes), opt=served.opt, max=max(served.max, *batch_sizes))
+            command = store.build_command(
+                str(pack_folder),
+                manifest.entry,
+                manifest.backend,
+                manifest.precision,
+                batch=wider,
+                engines=engines,
+                force=True,
+            )
+            raise InputError(
+                f"the engine of {manifest.entry} serves batch sizes {served.min} to {served.max}, found {outside[0]}",
+                hint=f"build it for more: {command}",
+            )
+
+
+def _build(pack_folder: Path, engines: Path, backend: Backend | None, precision: Precision | None) -> str:
+    words = ["heartvit-edge", "build-engine", str(pack_folder)]
+    words += ["--backend", backend] if backend else []
+    words += ["--precision", precision] if precision else []
+    return "build them with: " + shlex.join([*words, "--engines", str(engines)])

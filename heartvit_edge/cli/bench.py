@@ -1,0 +1,230 @@
+"""``heartvit-edge bench``: latency, throughput and energy of the engines of a pack."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from heartvit_edge.cli.build_engine import BackendName, PrecisionName, choose_entries
+from heartvit_edge.cli.run_folder import run_file
+from heartvit_edge.cli.table import aligned
+from heartvit_edge.errors import InputError
+from heartvit_edge.spec.pack import BudgetPack
+
+if TYPE_CHECKING:
+    from heartvit_edge.bench.figures import Figure
+    from heartvit_edge.spec.measurement import Measurement
+
+
+class PowerName(str, Enum):
+    """Where power readings come from."""
+
+    auto = "auto"
+    jtop = "jtop"
+    none = "none"
+
+
+def bench(
+    pack: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)],
+    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for measurement.json.", show_default=False)],
+    engines: Annotated[Path, typer.Option(help="Where `heartvit-edge build-engine` stored the engines.")] = Path(
+        "engines"
+    ),
+    backend: Annotated[
+        BackendName | None, typer.Option(help="What runs the engines.", show_default="the one that was built")
+    ] = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Of the engines.", show_default="the one that was built")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Entry to measure, by name or number; repeat for more. The dense entry is always measured.",
+            metavar="NAME|NUMBER",
+            show_default="all",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        list[str] | None,
+        typer.Option(help="Images an inference; repeat, or separate by commas, for more.", show_default="1"),
+    ] = None,
+    duration: Annotated[
+        float, typer.Option(min=0.01, metavar="SECONDS", help="Length of a trial, and the cap of each warm-up.")
+    ] = 3.0,
+    trials: Annotated[
+        int, typer.Option(min=1, help="Trials of each engine and batch size, in turn with the others.")
+    ] = 3,
+    power: Annotated[
+        PowerName, typer.Option(help="Where power readings come from; auto takes jtop where its service answers.")
+    ] = PowerName.auto,
+    interval_ms: Annotated[
+        float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
+    ] = 100.0,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json.")] = False,
+) -> None:
+    """Measure latency, throughput and, where there is a power source, gross energy of the engines of PACK.
+
+    Each engine runs on random images until its latency has settled, then all of them in turn: A B C A B C. Every
+    sample is stored in RUN/measurement.json, and the figures printed are computed from it.
+    """
+    from heartvit_edge.bench.run import measure_engines
+    from heartvit_edge.bench.session import Schedule
+    from heartvit_edge.bench.stored import check_batch_sizes, find_engines
+    from heartvit_edge.engines.fingerprint import detect_machine
+    from heartvit_edge.report.runs import MEASUREMENT
+
+    target = run_file(out, MEASUREMENT, force=force)
+    content = BudgetPack.open(pack)
+    sizes = parse_batch_sizes(batch_size or ["1"])
+    names = choose_entries(content, budget or [])
+    machine = detect_machine()
+    found = find_engines(
+        pack,
+        content,
+        names,
+        engines,
+        backend.value if backend else None,
+        precision.value if precision else None,
+        machine,
+    )
+    check_batch_sizes(pack, engines, found, sizes)
+    console = Console(stderr=True, highlight=False)
+    kind = f"{found[0].manifest.backend} {found[0].manifest.precision}"
+    console.print(f"engines: {kind}, {len(found)} from {engines}", markup=False, soft_wrap=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    # Drawn between windows alone: a thread that redraws inside one would be measured with the engine.
+    with Progress(*columns, console=console, redirect_stdout=False, auto_refresh=False) as progress:
+        task = progress.add_task("", total=len(found) * len(sizes) * (1 + trials))
+
+        def step(text: str) -> None:
+            progress.update(task, description=text)
+            progress.refresh()
+            progress.advance(task)
+
+        measurement, lost = measure_engines(
+            content,
+            found,
+            sizes,
+            Schedule(duration, trials),
+            power.value,
+            interval_ms / 1000,
+            machine,
+            shlex.join(["heartvit-edge", *sys.argv[1:]]),
+            tell=lambda text: progress.console.print(text, markup=False, soft_wrap=True),
+            step=step,
+        )
+        progress.refresh()
+    measurement.write(target, force=force)
+    typer.echo(_as_json(measurement, target) if json else f"{_as_table(measurement)}\n{target}")
+    if lost is not None:
+        raise lost
+
+
+def parse_batch_sizes(texts: list[str]) -> list[int]:
+    """Return the batch sizes of ``["1", "4,8"]`` in order, each once.
+
+    Raises:
+        InputError: If one is not a whole number of at least one.
+    """
+    sizes: dict[int, None] = {}
+    for text in texts:
+        for part in text.split(","):
+            try:
+                size = int(part)
+            except ValueError:
+                size = 0
+            if size < 1:
+                raise InputError(
+                    f"--batch-size is {text!r}, expected whole numbers of at least 1",
+                    hint="write --batch-size 1 --batch-size 8, or --batch-size 1,8",
+                )
+            sizes[size] = None
+    return list(sizes)
+
+
+def _as_table(measurement: Measurement) -> str:
+    from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
+    from heartvit_edge.report.formats import interval_text, value_text
+
+    def with_interval(figure: Figure) -> str:
+        interval = interval_text(figure)
+        return value_text(figure) + (f" ({interval})" if interval else "")
+
+    header = (
+        *("entry", "batch", "samples", "p50 ms (95 % CI)", "p90 ms", "p99 ms", "mean ms"),
+        *("images/s", "latency / dense (95 % CI)", "mJ / inference (95 % CI)"),
+    )
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, list[str]] = {}
+    for row in measurement.rows:
+        latency, energy = latency_figures(row), energy_figures(measurement, row)
+        ratio = ratio_figures(measurement, row).latency
+        rows.append(
+            (
+                row.entry,
+                str(row.batch_size),
+                str(latency.num_samples),
+                with_interval(latency.p50_ms),
+                value_text(latency.p90_ms),
+                value_text(latency.p99_ms),
+                value_text(latency.mean_ms),
+                value_text(latency.images_per_s),
+                with_interval(ratio),
+                with_interval(energy.mj_per_inference),
+            )
+        )
+        label = f"{row.entry} batch {row.batch_size}"
+        for figure in (latency.p90_ms, latency.p99_ms, ratio, energy.mj_per_inference):
+            if figure.reason is not None:
+                reasons.setdefault(figure.reason, []).append(label)
+    notes = [
+        reason if len(labels) == len(rows) else f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()
+    ]
+    if measurement.power is not None:
+        notes.append(f"energy: gross, from {measurement.power.source}; {measurement.power.total_rule}")
+    return "\n".join([aligned(header, rows), *notes])
+
+
+def _as_json(measurement: Measurement, target: Path) -> str:
+    from heartvit_edge.bench.figures import achieved_rate_hz, energy_figures, latency_figures, ratio_figures
+
+    trace = measurement.power
+    power = trace and {
+        "source": trace.source,
+        "interval_ms": trace.interval_ms,
+        "achieved_rate_hz": achieved_rate_hz(trace),
+        "num_dropped": trace.num_dropped,
+        "total_rails": trace.total_rails,
+        "total_rule": trace.total_rule,
+    }
+    rows = [
+        {
+            "entry": row.entry,
+            "batch_size": row.batch_size,
+            "macs_fraction": measurement.pack.entry(row.entry).plan.macs_fraction,
+            "warm_up_count": row.warm_up_count,
+            "warm_up_stable": row.warm_up_stable,
+            "latency": latency_figures(row).model_dump(mode="json"),
+            "ratio_to_dense": ratio_figures(measurement, row).model_dump(mode="json"),
+            "energy": energy_figures(measurement, row).model_dump(mode="json"),
+        }
+        for row in measurement.rows
+    ]
+    content = {
+        "measurement": str(target),
+        "backend": measurement.backend,
+        "precision": measurement.precision,
+        "power": power,
+        "no_power_reason": measurement.no_power_reason,
+        "rows": rows,
+    }
+    return jsonlib.dumps(content, indent=1)

@@ -1,0 +1,32 @@
+"""What every command says on stderr: messages and progress bars. Data alone goes to stdout."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_CONSOLE = Console(stderr=True, highlight=False)
+
+
+def say(message: str) -> None:
+    """Print one message on stderr, as it stands."""
+    _CONSOLE.print(message, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Show a bar with count, elapsed and remaining time while the body runs; give what moves it by so many steps."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("ETA"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=_CONSOLE, redirect_stdout=False) as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda steps: progress.advance(task, steps)

@@ -1,0 +1,169 @@
+"""``heartvit-edge evaluate``: accuracy and agreement of the engines of a pack on images."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from heartvit_edge.cli.build_engine import BackendName, PrecisionName, choose_entries
+from heartvit_edge.cli.run_folder import run_file
+from heartvit_edge.cli.table import aligned
+from heartvit_edge.spec.pack import BudgetPack
+
+if TYPE_CHECKING:
+    from heartvit_edge.bench.figures import Figure
+    from heartvit_edge.bench.stored import StoredEngine
+    from heartvit_edge.spec.evaluation import Evaluation
+
+MAX_BATCH = 32
+"""Default batch size, where the engines serve it."""
+
+
+def evaluate(
+    pack: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)],
+    data: Annotated[
+        Path, typer.Option(help="Folder of images (one subfolder a class, or flat), or an .npz.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="RUN", help="Folder for evaluation.json.", show_default="print the table alone"),
+    ] = None,
+    engines: Annotated[Path, typer.Option(help="Where `heartvit-edge build-engine` stored the engines.")] = Path(
+        "engines"
+    ),
+    backend: Annotated[
+        BackendName | None, typer.Option(help="What runs the engines.", show_default="the one that was built")
+    ] = None,
+    precision: Annotated[
+        PrecisionName | None, typer.Option(help="Of the engines.", show_default="the one that was built")
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Entry to evaluate, by name or number; repeat for more. The dense entry is always evaluated.",
+            metavar="NAME|NUMBER",
+            show_default="all",
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images an inference.", show_default=f"what the engines serve, at most {MAX_BATCH}"),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Evaluate N images drawn at random.", show_default="all")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Images stored in RUN for the report's token maps.")] = 8,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace RUN/evaluation.json.")] = False,
+) -> None:
+    """Count what the engines of PACK answer on DATA: top-1 and top-5 where there are labels, agreement, and KL.
+
+    Agreement is the share of images whose answer is the dense engine's; KL is the mean of KL(dense || entry) in nats.
+    """
+    from heartvit_edge.bench.run import evaluate_engines
+    from heartvit_edge.bench.stored import check_batch_sizes, find_engines
+    from heartvit_edge.data.images import check_labels, load_images
+    from heartvit_edge.engines.fingerprint import detect_machine
+    from heartvit_edge.report.runs import EVALUATION
+
+    target = None if out is None else run_file(out, EVALUATION, force=force)
+    content = BudgetPack.open(pack)
+    names = choose_entries(content, budget or [])
+    found = find_engines(
+        pack,
+        content,
+        names,
+        engines,
+        backend.value if backend else None,
+        precision.value if precision else None,
+        detect_machine(),
+    )
+    size = _batch_size(batch_size, found)
+    check_batch_sizes(pack, engines, found, [size])
+    console = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=console, redirect_stdout=False) as progress:
+
+        def tell(text: str) -> None:
+            progress.console.print(text, markup=False, soft_wrap=True)
+
+        tell(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
+        images = load_images(
+            data, classes=content.classes, num_images=limit, warn=tell, progress=_bar(progress, "reading images")
+        )
+        check_labels(images, content.shape.num_classes)
+        evaluation = evaluate_engines(
+            content,
+            found,
+            images,
+            size,
+            samples,
+            shlex.join(["heartvit-edge", *sys.argv[1:]]),
+            _bar(progress, f"running {len(found)} engines"),
+        )
+    if target is not None:
+        evaluation.write(target, force=force)
+    if json:
+        typer.echo(_as_json(evaluation, target))
+    else:
+        typer.echo(_as_table(evaluation))
+        if target is not None:
+            typer.echo(target)
+
+
+def _batch_size(asked: int | None, engines: Sequence[StoredEngine]) -> int:
+    if asked is not None:
+        return asked
+    smallest = max(engine.manifest.batch.min for engine in engines)
+    return max(smallest, min(MAX_BATCH, *(engine.manifest.batch.max for engine in engines)))
+
+
+def _bar(progress: Progress, text: str) -> Callable[[int, int], None]:
+    task = progress.add_task(text, total=None)
+    return lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _as_table(evaluation: Evaluation) -> str:
+    from heartvit_edge.bench.figures import accuracy_figures
+    from heartvit_edge.report.formats import SHARE, interval_text, value_text
+
+    def percent(figure: Figure) -> str:
+        interval = interval_text(figure, SHARE)
+        return value_text(figure, SHARE) + (f" ({interval})" if interval else "")
+
+    header = ("entry", "top-1 % (95 % CI)", "top-5 %", "agreement % (95 % CI)", "KL nats")
+    rows: list[tuple[str, ...]] = []
+    reasons: dict[str, None] = {}
+    for answers in evaluation.entries:
+        found = accuracy_figures(evaluation, answers.entry)
+        top5 = value_text(found.top5, SHARE)
+        rows.append((answers.entry, percent(found.top1), top5, percent(found.agreement), value_text(found.kl_nats)))
+        for name, figure in (("top-1", found.top1), ("top-5", found.top5)):
+            if figure.reason is not None:
+                reasons[f"{name}: {figure.reason}"] = None
+    notes = [f"{evaluation.num_images} images of {evaluation.images.name}", *reasons]
+    return "\n".join([aligned(header, rows), *notes])
+
+
+def _as_json(evaluation: Evaluation, target: Path | None) -> str:
+    from heartvit_edge.bench.figures import accuracy_figures
+
+    content = {
+        "evaluation": None if target is None else str(target),
+        "backend": evaluation.backend,
+        "precision": evaluation.precision,
+        "images": evaluation.images.model_dump(mode="json"),
+        "rows": [
+            {"entry": answers.entry} | accuracy_figures(evaluation, answers.entry).model_dump(mode="json")
+            for answers in evaluation.entries
+        ],
+    }
+    return jsonlib.dumps(content, indent=1)

@@ -1,0 +1,107 @@
+"""``heartvit-edge export``: from a model and images to a budget pack."""
+
+from __future__ import annotations
+
+from enum import Enum
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from heartvit_edge.cli import host_options as options
+from heartvit_edge.cli.console import progress_bar, say
+from heartvit_edge.cli.plan import Budgets, Heads, parse_budgets, run_plans
+from heartvit_edge.cli.score import run_score
+from heartvit_edge.errors import InputError
+from heartvit_edge.spec.files import refuse_existing
+from heartvit_edge.spec.pack import MANIFEST
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+PARITY_IMAGES = 64
+
+
+class GateOption(str, Enum):
+    """Gates that can be asked for."""
+
+    class_attention = "class-attention"
+    attention_received = "attention-received"
+
+
+def export(
+    model: options.Model,
+    data: options.Data,
+    out: Annotated[Path, typer.Option(help="Folder of the budget pack.", show_default=False)],
+    weights: options.Weights = None,
+    img_size: options.ImgSize = None,
+    model_kwargs: options.ModelKwargs = None,
+    budget: Budgets = None,
+    num_images: options.NumImages = 256,
+    held_out_images: options.HeldOutImages = 16,
+    scorer: options.ScorerOption = options.ScorerName.removal_gate,
+    sites: options.Sites = "",
+    probes: options.Probes = None,
+    heads: Heads = True,
+    gate: Annotated[
+        GateOption | None,
+        typer.Option(help="What chooses tokens at run time.", show_default="what fits the model's pooling"),
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder of scores and plans, made or used again.", show_default="OUT.scores")
+    ] = None,
+    seed: options.Seed = 0,
+    batch_size: options.BatchSize = 8,
+    force: options.Force = False,
+) -> None:
+    """Score, plan, export and check MODEL, and write a budget pack: the dense model and one graph a budget.
+
+    Prints the path of the pack's manifest. Scores and plans are kept beside the pack and used again where model, images
+    and settings are the same.
+
+    Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
+    """
+    from heartvit_edge.data.preprocess import preprocess
+    from heartvit_edge.export.pack import write_pack
+    from heartvit_edge.gating.gate import default_gate
+
+    if not budget:
+        raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
+    budgets = parse_budgets(budget)
+    refuse_existing(out, force=force)
+    given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
+    scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
+    table = run_score(
+        given,
+        scores_folder,
+        scorer=scorer,
+        sites=sites,
+        probes=probes,
+        unit_groups=0,
+        seed=seed,
+        batch_size=batch_size,
+        force=force and scores is None,
+    )
+    plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=force and scores is None)
+    chosen = gate.value if gate is not None else default_gate(given.dense.shape)
+    images = list(islice(given.scored, PARITY_IMAGES))
+    batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
+    exported = 1 + sum(not plan.is_dense for plan in plans)
+    with progress_bar("exporting and checking", exported) as advance:
+        pack = write_pack(
+            given.dense,
+            plans,
+            chosen,
+            out,
+            batches=batches,
+            classes=given.scored.classes,
+            calibration=table.info.images,
+            force=force,
+            advance=lambda _: advance(1),
+        )
+    for entry in pack.entries:
+        share = entry.parity.max_abs_error / max(entry.parity.logit_scale, 1e-30)
+        say(f"{entry.name}: logits within {share:.1e} of PyTorch's scale on {entry.parity.num_images} images")
+    typer.echo(out / MANIFEST)

@@ -1,0 +1,37 @@
+"""``heartvit-edge report``: what was measured, as one page, a Markdown file and a CSV file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Folders with measurement.json (bench), evaluation.json (evaluate) or both."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The page: one HTML file that needs no network.")] = Path(
+        "report.html"
+    ),
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The tables as Markdown.  [default: beside the page, .md]")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Every figure as CSV.  [default: beside the page, .csv]")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
+) -> None:
+    """Write what was measured as one self-contained HTML page, and beside it a Markdown and a CSV file.
+
+    Several runs are compared: their rows carry the name of the run's folder. Prints the three paths.
+    """
+    from heartvit_edge.report.write import write_report
+
+    files = write_report(runs, out, markdown or out.with_suffix(".md"), csv or out.with_suffix(".csv"), force=force)
+    for file in files:
+        typer.echo(file)

@@ -1,0 +1,76 @@
+"""Importing TensorRT, and keeping what it logs."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from pathlib import Path
+from typing import Any
+
+from heartvit_edge.errors import MachineError
+
+SUPPORTED = "8.6, or 10.0 and later"
+
+
+def install_hint(root: Path = Path("/")) -> str:
+    """Return the command that installs TensorRT on this kind of machine.
+
+    Args:
+        root: Where the system's files lie.
+    """
+    if (root / "etc/nv_tegra_release").is_file():
+        return (
+            "sudo apt-get install python3-libnvinfer, then use an environment that sees the system's packages: "
+            "python3 -m venv --system-site-packages .venv"
+        )
+    if platform.system() == "Linux" and platform.machine() == "x86_64":
+        return "pip install 'heartvit-edge[tensorrt]'"
+    return "TensorRT runs on a Jetson or on x86-64 Linux; here use: --backend onnxruntime"
+
+
+def import_tensorrt() -> Any:  # noqa: ANN401 - the module carries no types
+    """Return the tensorrt module.
+
+    Raises:
+        MachineError: If it cannot be imported, or is a version that this package does not know.
+    """
+    try:
+        trt = importlib.import_module("tensorrt")
+    except (ImportError, OSError) as err:  # OSError: a shared library is missing
+        raise MachineError(f"TensorRT cannot be imported: {err}", hint=install_hint()) from err
+    major, minor = version(trt)
+    if (major, minor) != (8, 6) and major < 10:
+        raise MachineError(f"found TensorRT {trt.__version__}, expected {SUPPORTED}", hint=install_hint())
+    return trt
+
+
+def version(trt: Any) -> tuple[int, int]:  # noqa: ANN401
+    """Return TensorRT's major and minor version."""
+    major, minor, *_ = trt.__version__.split(".")
+    return int(major), int(minor)
+
+
+def collecting_logger(trt: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
+    """Return a logger for TensorRT, and the list into which it puts errors and warnings in order."""
+    levels = {
+        trt.ILogger.INTERNAL_ERROR: "internal error",
+        trt.ILogger.ERROR: "error",
+        trt.ILogger.WARNING: "warning",
+    }
+    messages: list[str] = []
+
+    class CollectingLogger(trt.ILogger):  # type: ignore[misc]  # the base has no types
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: object, msg: str) -> None:
+            if severity in levels:
+                messages.append(f"{levels[severity]}: {msg}")
+
+    return CollectingLogger(), messages
+
+
+def said(messages: list[str]) -> str:
+    """Return what TensorRT logged, errors before warnings, for the end of a message."""
+    errors = [text for text in messages if "error: " in text]
+    return "; ".join(errors or messages) or "TensorRT logged nothing"

@@ -1,0 +1,104 @@
+"""Writing a budget pack: one checked graph for the dense model and one for every plan."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartvit_edge import __version__
+from heartvit_edge.allocation.plan import dense_plan
+from heartvit_edge.errors import InputError
+from heartvit_edge.export.graph import OPSET, graph_inputs, graph_outputs, write_graph
+from heartvit_edge.export.parity import check_parity
+from heartvit_edge.gating.gate import GateName
+from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.spec.files import new_folder, sha256_file
+from heartvit_edge.spec.model import ImageSetRef
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry
+from heartvit_edge.spec.plan import PruningPlan
+
+
+def write_pack(
+    dense: DenseModel,
+    plans: Sequence[PruningPlan],
+    gate: GateName,
+    out: Path,
+    *,
+    batches: list[NDArray[np.float32]],
+    classes: tuple[str, ...],
+    calibration: ImageSetRef | None,
+    force: bool = False,
+    advance: Callable[[str], None] = lambda _: None,
+) -> BudgetPack:
+    """Export the dense model and every plan, check each against PyTorch, and store them together or not at all.
+
+    Args:
+        dense: The dense model; moved to the CPU.
+        plans: Plans of that model with one budget each; those that remove nothing are served by the dense entry.
+        gate: What chooses tokens.
+        out: Folder to write.
+        batches: Real inputs (B, 3, H, W) for the comparison.
+        classes: Class names, or empty.
+        calibration: Images that the plans' scores were made from.
+        force: Replace what is at ``out``.
+        advance: Told the name of each entry once it is done.
+
+    Raises:
+        InputError: If a plan is of another model, or ``out`` exists and ``force`` is not set.
+        CheckError: If a graph does not answer as PyTorch does; nothing is written then.
+    """
+    for plan in plans:
+        if plan.source.weights_sha256 != dense.source.weights_sha256 or plan.shape != dense.shape:
+            raise InputError(
+                f"a plan was made for another model ({plan.source.name})", hint="plan again from its scores"
+            )
+    dense.module.cpu()
+    named = {"dense": dense_plan(dense.source, dense.shape)}
+    ordered = sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs)
+    named |= {plan.budgets[0].label: plan for plan in ordered}
+    with new_folder(out, force=force) as folder:
+        entries = []
+        for name, plan in named.items():
+            entries.append(_write_entry(dense, name, plan, gate if plan.sites else None, folder, batches))
+            advance(name)
+        pack = BudgetPack(
+            source=dense.source,
+            shape=dense.shape,
+            preprocessing=dense.preprocessing,
+            classes=classes,
+            calibration=calibration,
+            entries=tuple(entries),
+            tool_version=__version__,
+        )
+        pack.write(folder / MANIFEST)
+    return pack
+
+
+def _write_entry(
+    dense: DenseModel,
+    name: str,
+    plan: PruningPlan,
+    gate: GateName | None,
+    folder: Path,
+    batches: list[NDArray[np.float32]],
+) -> PackEntry:
+    """Export and check one plan."""
+    model = GatedViT(dense.module, plan, gate).eval()
+    path = folder / f"{name}.onnx"
+    write_graph(model, dense.shape, path)
+    parity = check_parity(model, path, batches, name)
+    return PackEntry(
+        name=name,
+        plan=plan,
+        gate=gate,
+        onnx=path.name,
+        onnx_sha256=sha256_file(path),
+        inputs=graph_inputs(dense.shape),
+        outputs=graph_outputs(dense.shape, model.num_keep),
+        opset=OPSET,
+        parity=parity,
+    )

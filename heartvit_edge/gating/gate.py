@@ -1,0 +1,52 @@
+"""Forward-only gates: what says, inside the engine, which tokens stay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+from torch import Tensor
+
+from heartvit_edge.spec.model import ModelShape
+
+GateName = Literal["class-attention", "attention-received"]
+
+
+def class_attention(weights: Tensor, num_prefix: int) -> Tensor:
+    """Return the class token's attention to each patch token, mean over heads.
+
+    Args:
+        weights: Attention weights of the block before the site, shape (B, heads, N, N).
+        num_prefix: Leading tokens, the class token first; at least one.
+
+    Returns:
+        Shape (B, N - num_prefix); higher is kept.
+
+    Source:
+        Liang et al. (2022), "Not All Patches are What You Need" (EViT), section 3.1.
+    """
+    return weights[:, :, 0, num_prefix:].mean(dim=1)
+
+
+def attention_received(weights: Tensor, num_prefix: int) -> Tensor:
+    """Return the attention that each patch token receives, mean over heads and queries.
+
+    Args:
+        weights: Attention weights of the block before the site, shape (B, heads, N, N).
+        num_prefix: Leading tokens that are never dropped.
+
+    Returns:
+        Shape (B, N - num_prefix); higher is kept.
+    """
+    return weights[:, :, :, num_prefix:].mean(dim=(1, 2))
+
+
+GATES: dict[GateName, Callable[[Tensor, int], Tensor]] = {
+    "class-attention": class_attention,
+    "attention-received": attention_received,
+}
+
+
+def default_gate(shape: ModelShape) -> GateName:
+    """Return the class token's attention where the classifier reads that token, else the attention received."""
+    return "class-attention" if shape.pool.startswith("token") else "attention-received"

@@ -1,0 +1,62 @@
+"""The pruned model that is exported: heads sliced away, tokens chosen by a gate and dropped on the way."""
+
+from __future__ import annotations
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from heartvit_edge.gating.gate import GATES, GateName
+from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
+from heartvit_edge.model.surgery import keep_heads
+from heartvit_edge.spec.plan import PruningPlan
+
+
+class GatedViT(nn.Module):
+    """A ViT that carries out a pruning plan; every shape but the batch is static.
+
+    Attributes:
+        backbone: The dense model without the removed heads.
+        num_keep: Site to the number of patch tokens kept from that block on.
+    """
+
+    def __init__(self, dense: VisionTransformer, plan: PruningPlan, gate: GateName | None) -> None:
+        """Copy the dense model and slice its heads away.
+
+        Args:
+            dense: The plan's model; it is left as it is.
+            plan: What each block keeps.
+            gate: What chooses tokens; None where the plan drops none.
+
+        Raises:
+            ValueError: If the plan drops tokens and no gate is given.
+        """
+        super().__init__()
+        if plan.sites and gate is None:
+            raise ValueError("a plan that drops tokens needs a gate, found none")
+        self.backbone = keep_heads(dense, [block.kept_heads for block in plan.blocks])
+        self.num_keep = {site: count - plan.shape.num_prefix_tokens for site, count in plan.sites.items()}
+        self._gate = GATES[gate] if gate is not None else None
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits (B, num_classes), then for each site the kept patches (B, K), int32, ascending.
+
+        Patches are numbered on the dense grid, row-major, whatever an earlier site dropped.
+
+        Args:
+            images: Normalised, shape (B, 3, H, W).
+        """
+        prefix = self.backbone.num_prefix_tokens
+        tokens = embed(self.backbone, images)
+        weights: Tensor | None = None
+        patches: Tensor | None = None
+        kept_at_sites = []
+        for index, block in enumerate(self.backbone.blocks):
+            if index in self.num_keep and self._gate is not None and weights is not None:
+                scores = self._gate(weights, prefix)
+                kept = scores.topk(self.num_keep[index], dim=1).indices.sort(dim=1).values
+                tokens = keep_tokens(tokens, kept, prefix)
+                patches = kept if patches is None else patches.gather(1, kept)
+                kept_at_sites.append(patches.to(torch.int32))
+            tokens, weights = run_block(block, tokens)
+        return (classify(self.backbone, tokens), *kept_at_sites)

@@ -1,0 +1,89 @@
+"""Energy of a window from power readings: the trapezoid rule over exactly that window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+MIN_READINGS = 10
+"""Fewest readings inside a window that give a figure."""
+
+MAX_GAP_RATIO = 3.0
+"""Largest gap between neighbouring readings that gives a figure, as a multiple of the trace's median gap."""
+
+
+class NoEnergyError(ValueError):
+    """The readings do not carry an energy figure for this window; the message says why."""
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """How well the readings cover a window.
+
+    Attributes:
+        num_readings: Readings inside the window.
+        rate_hz: Readings a second inside it.
+        largest_gap_s: Longest time between neighbours, the readings on either side of the window included.
+    """
+
+    num_readings: int
+    rate_hz: float
+    largest_gap_s: float
+
+
+def check_coverage(times_s: NDArray[np.float64], start_s: float, end_s: float) -> Coverage:
+    """Return how well the readings cover the window, if that is well enough.
+
+    Args:
+        times_s: Shape (N,), ascending.
+        start_s: Start of the window on the same clock.
+        end_s: Its end.
+
+    Raises:
+        NoEnergyError: If the window is empty, a reading before or after it is missing, fewer than ``MIN_READINGS`` lie
+            in it, or a gap in it is longer than ``MAX_GAP_RATIO`` times the median gap of the whole trace.
+    """
+    if not start_s < end_s:
+        raise NoEnergyError(f"the window is empty: it runs from {start_s:.3f} s to {end_s:.3f} s")
+    inside = (times_s >= start_s) & (times_s <= end_s)
+    count = int(inside.sum())
+    if count < MIN_READINGS:
+        raise NoEnergyError(
+            f"{count} power readings lie in a window of {end_s - start_s:.2f} s, expected at least {MIN_READINGS}"
+        )
+    if times_s[0] > start_s or times_s[-1] < end_s:
+        raise NoEnergyError(
+            f"power readings run from {times_s[0]:.3f} s to {times_s[-1]:.3f} s and do not cover the window "
+            f"from {start_s:.3f} s to {end_s:.3f} s"
+        )
+    first = int(np.searchsorted(times_s, start_s, side="right")) - 1
+    last = int(np.searchsorted(times_s, end_s, side="left"))
+    largest = float(np.diff(times_s[first : last + 1]).max())
+    typical = float(np.median(np.diff(times_s)))
+    if largest > MAX_GAP_RATIO * typical:
+        raise NoEnergyError(
+            f"power readings have a gap of {1000 * largest:.0f} ms in the window, expected at most "
+            f"{MAX_GAP_RATIO:g} times the median gap of {1000 * typical:.0f} ms"
+        )
+    return Coverage(num_readings=count, rate_hz=count / (end_s - start_s), largest_gap_s=largest)
+
+
+def integrate_mj(times_s: NDArray[np.float64], power_mw: NDArray[np.float64], start_s: float, end_s: float) -> float:
+    """Return the energy between two times in millijoule: the trapezoid rule, power at the edges interpolated.
+
+    Args:
+        times_s: Shape (N,), ascending, from ``start_s`` or before to ``end_s`` or after.
+        power_mw: Shape (N,), power at those times in milliwatt.
+        start_s: Start of the window.
+        end_s: Its end.
+
+    Raises:
+        NoEnergyError: As ``check_coverage`` says.
+    """
+    check_coverage(times_s, start_s, end_s)
+    inside = (times_s > start_s) & (times_s < end_s)
+    times = np.concatenate([[start_s], times_s[inside], [end_s]])
+    power = np.interp(times, times_s, power_mw)
+    return float(np.sum(np.diff(times) * (power[1:] + power[:-1]) / 2))

@@ -1,0 +1,78 @@
+"""The columns of the summary table: their order, headings, units and meanings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from heartvit_edge.report.formats import SHARE, TIMES
+
+
+@dataclass(frozen=True)
+class Column:
+    """One figure of a row.
+
+    Attributes:
+        key: Name of the figure in a row, and of its CSV column; it ends in the unit where it has one.
+        group: Heading over neighbouring columns.
+        heading: Short heading.
+        unit: Unit of the shown number; a share is shown in percent.
+        meaning: One sentence for whoever asks what the column says.
+        on_page: Whether the page and the Markdown table show it; the CSV file has every column.
+        against_dense: Whether the figure compares with the dense engine, whose own row is then the reference.
+    """
+
+    key: str
+    group: str
+    heading: str
+    unit: str
+    meaning: str
+    on_page: bool = True
+    against_dense: bool = False
+
+
+COLUMNS = (
+    Column(
+        "macs_fraction", "Plan", "MACs", SHARE, "Multiply-accumulates of one image, as a share of the dense model's"
+    ),
+    Column("gmacs", "Plan", "GMACs", "GMACs", "Multiply-accumulates of one image", on_page=False),
+    Column("tokens_share", "Plan", "Tokens", SHARE, "Tokens over all blocks, as a share of the dense model's"),
+    Column("heads_share", "Plan", "Heads", SHARE, "Attention heads over all blocks, as a share of the dense model's"),
+    Column("predicted_loss_nats", "Plan", "Predicted loss", "nats", "What the plan expects the mean KL to be"),
+    Column(
+        "kl_nats",
+        "Answers",
+        "Mean KL",
+        "nats",
+        "Mean KL(dense || this) over the evaluated images",
+        against_dense=True,
+    ),
+    Column(
+        "agreement",
+        "Answers",
+        "Agreement",
+        SHARE,
+        "Images given the same class as by the dense engine",
+        against_dense=True,
+    ),
+    Column("top1", "Answers", "Top-1", SHARE, "Images whose label is the largest logit"),
+    Column("top5", "Answers", "Top-5", SHARE, "Images whose label is among the five largest logits", on_page=False),
+    Column("p50_ms", "Latency", "p50", "ms", "Median time of one inference"),
+    Column("p90_ms", "Latency", "p90", "ms", "Nine of ten inferences take no longer"),
+    Column("p99_ms", "Latency", "p99", "ms", "99 of 100 inferences take no longer"),
+    Column("mean_ms", "Latency", "Mean", "ms", "Mean time of one inference", on_page=False),
+    Column(
+        "speed_up",
+        "Latency",
+        "Speed-up",
+        TIMES,
+        "Mean latency of the dense engine over this one's; above 1 is faster",
+        against_dense=True,
+    ),
+    Column("images_per_s", "Latency", "Throughput", "img/s", "Images over the time of the measured windows"),
+    Column("mj_per_inference", "Energy", "Energy", "mJ/inf", "Gross energy of one inference; idle is not subtracted"),
+    Column("mj_per_image", "Energy", "Energy", "mJ/img", "Gross energy of one image", on_page=False),
+    Column("mean_mw", "Energy", "Mean power", "mW", "Mean power in the measured windows", on_page=False),
+    Column("peak_mw", "Energy", "Peak power", "mW", "Largest reading in the measured windows", on_page=False),
+)
+
+PAGE_COLUMNS = tuple(column for column in COLUMNS if column.on_page)

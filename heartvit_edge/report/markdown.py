@@ -1,0 +1,63 @@
+"""The report's tables as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from heartvit_edge.report.columns import PAGE_COLUMNS
+from heartvit_edge.report.facts import commands, environment, headline
+from heartvit_edge.report.formats import DASH, interval_text, value_text
+from heartvit_edge.report.notes import grouped, reasons, row_title, under, warnings
+from heartvit_edge.report.rows import Row
+from heartvit_edge.report.runs import Run
+
+_SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]#|"} | {"<": "&lt;", "&": "&amp;", "\n": " "})
+
+
+def markdown_text(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+    """Return facts, the summary table with the reasons for what is missing, the environment and the commands."""
+    lines = ["# heartvit-edge report", ""]
+    for run in runs:
+        lines += [f"## {_plain(run.label)}", ""]
+        lines += [f"- **{name}**: {_plain(value)}" for name, value in headline(run).items()]
+        lines.append("")
+    lines += ["## Summary", "", "In brackets: 95 % confidence intervals.", ""]
+    notes = reasons(rows, PAGE_COLUMNS)
+    for members in grouped(rows).values():
+        lines += [f"### {_plain(row_title(members[0], len(runs)))}", "", *_table(members, notes), ""]
+    lines += [f"{index}. {DASH} {_plain(reason)}" for reason, index in notes.items()]
+    lines += [""] * bool(notes)
+    lines += [f"- {_plain(warning)}" for warning in warnings(runs)]
+    lines += ["", "## Environment", ""]
+    for run in runs:
+        lines += [f"### {_plain(run.label)}", ""]
+        lines += [f"- {name}: {DASH if value is None else _plain(value)}" for name, value in environment(run).items()]
+        lines.append("")
+    lines += ["## Commands", ""]
+    lines += [f"    {' '.join(command.splitlines())}" for run in runs for command in commands(run)]
+    return "\n".join(lines) + "\n"
+
+
+def _plain(text: str) -> str:
+    """Return the text with everything that Markdown or HTML would read as markup taken literally."""
+    return text.translate(_SPECIAL)
+
+
+def _table(rows: Sequence[Row], notes: dict[str, int]) -> list[str]:
+    headings = ["Entry", *(f"{column.heading} ({column.unit})" for column in PAGE_COLUMNS)]
+    lines = [_line(headings), _line(["---", *("---:" for _ in PAGE_COLUMNS)])]
+    for row in rows:
+        cells = [_plain(row.entry)]
+        for column in PAGE_COLUMNS:
+            figure = row.figures[column.key]
+            if figure.reason is not None:
+                cells.append(f"{DASH} [{notes[figure.reason]}]")
+                continue
+            small = under(row, column, figure, interval_text(figure, column.unit))
+            cells.append(value_text(figure, column.unit) + (f" ({small})" if small else ""))
+        lines.append(_line(cells))
+    return lines
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

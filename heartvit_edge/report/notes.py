@@ -1,0 +1,69 @@
+"""Numbered footnotes: each reason is written once, however many numbers lack for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from heartvit_edge.bench.figures import Figure
+from heartvit_edge.report.columns import Column
+from heartvit_edge.report.rows import Row
+from heartvit_edge.report.runs import Run
+
+
+def reasons(rows: Iterable[Row], columns: Sequence[Column]) -> dict[str, int]:
+    """Map each reason for a missing figure to its footnote number, from 1, in reading order."""
+    found: dict[str, int] = {}
+    for row in rows:
+        for column in columns:
+            reason = row.figures[column.key].reason
+            if reason is not None:
+                found.setdefault(reason, len(found) + 1)
+    return found
+
+
+def row_title(row: Row, num_runs: int) -> str:
+    """Return what heads the rows of one run and batch size."""
+    batch = "not measured" if row.batch_size is None else f"batch size {row.batch_size}"
+    return f"{row.run} · {batch}" if num_runs > 1 else batch.capitalize()
+
+
+def grouped(rows: Iterable[Row]) -> dict[tuple[str, int | None], list[Row]]:
+    """Return the rows by run and batch size, in their order."""
+    found: dict[tuple[str, int | None], list[Row]] = {}
+    for row in rows:
+        found.setdefault((row.run, row.batch_size), []).append(row)
+    return found
+
+
+def under(row: Row, column: Column, figure: Figure, interval: str) -> str:
+    """Return what stands under a number: a detail, its interval, or that it is what others are compared with."""
+    if column.key in row.details:
+        return row.details[column.key]
+    if row.is_dense and column.against_dense and figure.value is not None:
+        return "reference"
+    return interval
+
+
+def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
+    """Return what a reader must know before trusting a number of these runs."""
+    found = []
+    for run in runs:
+        if run.measurement is None:
+            continue
+        for row in run.measurement.rows:
+            if not row.warm_up_stable:
+                found.append(
+                    f"{run.label}: latency of {row.entry} at batch size {row.batch_size} had not settled after "
+                    f"{row.warm_up_count:,} warm-up inferences."
+                )
+        if run.evaluation is None:
+            continue
+        engines = {answers.entry: answers.engine_sha256 for answers in run.evaluation.entries}
+        others = {row.entry for row in run.measurement.rows if engines.get(row.entry) not in (None, row.engine_sha256)}
+        if others:
+            found.append(
+                f"{run.label}: answers and times of {', '.join(sorted(others))} are from different engines of the same "
+                f"plan: evaluated with {run.evaluation.backend} {run.evaluation.precision}, "
+                f"timed with {run.measurement.backend} {run.measurement.precision}."
+            )
+    return tuple(found)

@@ -1,0 +1,155 @@
+"""One row per run, entry and batch size: every figure, or the reason why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from heartvit_edge.bench.figures import (
+    DENSE,
+    Figure,
+    accuracy_figures,
+    energy_figures,
+    latency_figures,
+    ratio_figures,
+)
+from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.evaluation import Evaluation
+from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
+from heartvit_edge.spec.pack import BudgetPack
+from heartvit_edge.spec.plan import PruningPlan
+
+PLAN_KEYS = ("macs_fraction", "gmacs", "tokens_share", "heads_share", "predicted_loss_nats")
+ANSWER_KEYS = ("kl_nats", "agreement", "top1", "top5")
+LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s")
+ENERGY_KEYS = ("mj_per_inference", "mj_per_image", "mean_mw", "peak_mw")
+
+MOST_COUNTS = 4
+"""A plan with more token counts than these shows only the first and the last in the table."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the summary table.
+
+    Attributes:
+        run: Label of the run.
+        entry: Name of the pack's entry.
+        batch_size: Images an inference; None where the entry was not measured.
+        figures: Key of each column to its figure.
+        details: Key of some columns to what stands under the number in place of an interval.
+    """
+
+    run: str
+    entry: str
+    batch_size: int | None
+    figures: dict[str, Figure]
+    details: dict[str, str]
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether this is the model that every other is compared with."""
+        return self.entry == DENSE
+
+
+def rows_of(runs: Sequence[Run]) -> tuple[Row, ...]:
+    """Return the rows of all runs: by batch size within a run, in the pack's order within a batch size."""
+    return tuple(row for run in runs for row in _rows_of_run(run))
+
+
+def _rows_of_run(run: Run) -> tuple[Row, ...]:
+    measured = run.measurement.rows if run.measurement else ()
+    answered = [answers.entry for answers in run.evaluation.entries] if run.evaluation else []
+    names = [entry.name for entry in run.pack.entries] if run.pack else answered
+    ordered = sorted(measured, key=lambda row: (row.batch_size, names.index(row.entry)))
+    rows = [_row(run, row.entry, row) for row in ordered]
+    only_answered = [name for name in answered if name not in {row.entry for row in measured}]
+    return (*rows, *(_row(run, name, None) for name in only_answered))
+
+
+def _row(run: Run, entry: str, measured: EntryMeasurement | None) -> Row:
+    plan = _plan_of(run.pack, entry)
+    figures = _plan_figures(plan) | _answer_figures(run.evaluation, entry)
+    if run.measurement is not None and measured is not None:
+        figures |= _measured_figures(run.measurement, measured)
+    else:
+        figures |= dict.fromkeys((*LATENCY_KEYS, *ENERGY_KEYS), _missing("bench did not measure this entry"))
+    return Row(
+        run=run.label,
+        entry=entry,
+        batch_size=measured.batch_size if measured else None,
+        figures=figures,
+        details=_plan_details(plan) if plan else {},
+    )
+
+
+def _missing(reason: str) -> Figure:
+    return Figure(value=None, reason=reason)
+
+
+def _plan_of(pack: BudgetPack | None, entry: str) -> PruningPlan | None:
+    return next((found.plan for found in pack.entries if found.name == entry), None) if pack else None
+
+
+def _plan_figures(plan: PruningPlan | None) -> dict[str, Figure]:
+    if plan is None:
+        return dict.fromkeys(PLAN_KEYS, _missing("the plan is stored in measurement.json, which this run lacks"))
+    tokens = sum(block.num_tokens for block in plan.blocks)
+    heads = sum(len(block.kept_heads) for block in plan.blocks)
+    return {
+        "macs_fraction": Figure(value=plan.macs_fraction),
+        "gmacs": Figure(value=plan.macs / 1e9),
+        "tokens_share": Figure(value=tokens / (plan.shape.depth * plan.shape.num_tokens)),
+        "heads_share": Figure(value=heads / (plan.shape.depth * plan.shape.num_heads)),
+        "predicted_loss_nats": Figure(value=plan.predicted_loss_nats),
+    }
+
+
+def _plan_details(plan: PruningPlan) -> dict[str, str]:
+    heads = sum(len(block.kept_heads) for block in plan.blocks)
+    counts = [str(count) for count in (plan.shape.num_tokens, *plan.sites.values())]
+    if len(counts) > MOST_COUNTS:
+        counts = [counts[0], "…", counts[-1]]
+    return {
+        "macs_fraction": f"{plan.macs / 1e9:.3g} G" if plan.macs >= 1e8 else f"{plan.macs / 1e6:.3g} M",
+        "tokens_share": "→".join(counts),
+        "heads_share": f"{heads} of {plan.shape.depth * plan.shape.num_heads}",
+    }
+
+
+def _answer_figures(evaluation: Evaluation | None, entry: str) -> dict[str, Figure]:
+    if evaluation is None:
+        return dict.fromkeys(ANSWER_KEYS, _missing("no evaluation.json in this run: heartvit-edge evaluate makes it"))
+    if entry not in {answers.entry for answers in evaluation.entries}:
+        return dict.fromkeys(ANSWER_KEYS, _missing("evaluate did not run this entry"))
+    figures = accuracy_figures(evaluation, entry)
+    return {
+        "kl_nats": figures.kl_nats,
+        "agreement": figures.agreement,
+        "top1": figures.top1,
+        "top5": figures.top5,
+    }
+
+
+def _measured_figures(measurement: Measurement, row: EntryMeasurement) -> dict[str, Figure]:
+    latency, energy = latency_figures(row), energy_figures(measurement, row)
+    return {
+        "p50_ms": latency.p50_ms,
+        "p90_ms": latency.p90_ms,
+        "p99_ms": latency.p99_ms,
+        "mean_ms": latency.mean_ms,
+        "speed_up": _inverse(ratio_figures(measurement, row).latency),
+        "images_per_s": latency.images_per_s,
+        "mj_per_inference": energy.mj_per_inference,
+        "mj_per_image": energy.mj_per_image,
+        "mean_mw": energy.mean_mw,
+        "peak_mw": energy.peak_mw,
+    }
+
+
+def _inverse(figure: Figure) -> Figure:
+    """Return one over the figure; the interval's ends change places."""
+    if figure.value is None:
+        return figure
+    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
+    return Figure(value=1 / figure.value, low=low, high=high)

@@ -1,0 +1,60 @@
+"""Running an engine on ONNX Runtime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from typing_extensions import Self
+
+from heartvit_edge.engines.onnxruntime_session import open_session
+from heartvit_edge.engines.store import option
+from heartvit_edge.errors import MachineError
+from heartvit_edge.runtime.runner import check_images, read_engine
+from heartvit_edge.spec.engine import EngineManifest
+
+
+class OnnxRuntimeRunner:
+    """Runs the optimised graph as it stands, on the provider and threads that it was built for."""
+
+    def __init__(self, manifest: EngineManifest, folder: Path) -> None:
+        """Remember the engine; nothing is loaded before ``with``."""
+        self._manifest = manifest
+        self._folder = folder
+        self._session: Any = None
+
+    def __enter__(self) -> Self:
+        """Load the engine.
+
+        Raises:
+            InputError: If its file cannot be read.
+            MachineError: If onnxruntime or the provider is missing.
+            CheckError: If it was altered or cannot be loaded.
+        """
+        self._session = open_session(
+            read_engine(self._manifest, self._folder),
+            option(self._manifest, "provider"),
+            int(option(self._manifest, "intra_op_num_threads")),
+            optimise=False,
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let the session go."""
+        self._session = None
+
+    def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
+        check_images(images, self._manifest)
+        if self._session is None:
+            raise RuntimeError("infer is called outside of with")
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        names = [info.name for info in self._manifest.outputs]
+        try:
+            values = self._session.run(names, {self._manifest.inputs[0].name: images})
+        except (state.EPFail, state.Fail, state.RuntimeException) as err:
+            raise MachineError(f"ONNX Runtime cannot run {self._manifest.entry}: {err}") from err
+        return dict(zip(names, values, strict=True))

@@ -1,0 +1,192 @@
+"""Predicted against measured loss on held-out images, and the correction that follows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from heartvit_edge.data.images import ImageSet
+from heartvit_edge.data.preprocess import preprocess
+from heartvit_edge.model.forward import forward
+from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.sensitivity.gates import GateLayout
+from heartvit_edge.sensitivity.hessian import set_cost
+from heartvit_edge.sensitivity.loss import kl_to_dense
+from heartvit_edge.sensitivity.measure import DenseTrace, head_losses, token_losses, trace_dense
+from heartvit_edge.sensitivity.scorers import SCORERS, Batch
+from heartvit_edge.spec.sensitivity import Calibration, Component, ScoreSettings
+
+TOKENS_PER_SITE = 8
+HEADS_PER_IMAGE = 12
+SET_SHARES = (0.25, 0.5)
+
+_LEAST_NATS = 1e-9
+"""Below this a measured loss is rounding of the float32 logits; such points are left out of the fit."""
+
+Points = list[tuple[int, float, float]]
+"""Image number, predicted and measured nats."""
+
+
+def calibrate(
+    dense: DenseModel,
+    images: ImageSet,
+    layout: GateLayout,
+    settings: ScoreSettings,
+    *,
+    advance: Callable[[int], None] = lambda _: None,
+) -> tuple[Calibration, ...]:
+    """Measure a sample of removals on held-out images and fit the correction of each kind.
+
+    Each image gives ``TOKENS_PER_SITE`` single tokens a site, ``HEADS_PER_IMAGE`` single heads, and one random set of
+    tokens a site for each of ``SET_SHARES``, whose prediction is the exact second-order cost by one Hessian-vector
+    product.
+
+    Args:
+        dense: The dense model, on its device.
+        images: Images that were not scored for the map.
+        layout: The gates that are scored.
+        settings: The scorer and its seed.
+        advance: Told 1 after each image.
+
+    Returns:
+        One correction a kind that has at least three usable points.
+    """
+    generator = torch.Generator().manual_seed(settings.seed + 1)
+    points: dict[Component, Points] = {"token": [], "head": [], "token-set": []}
+    device = next(dense.module.parameters()).device
+    for number, inputs in enumerate(preprocess(images, dense.preprocessing, 1)):
+        image = torch.from_numpy(inputs).to(device)
+        trace = trace_dense(dense.module, image)
+        label = None if images.labels is None else torch.from_numpy(images.labels[number : number + 1]).to(device)
+        scores = SCORERS[settings.scorer].score(
+            Batch(dense.module, layout, image, label, settings.num_probes or 0, generator)
+        )
+        if scores.tokens is not None:
+            points["token"] += _single_tokens(dense, trace, layout, scores.tokens[0].cpu(), generator, number)
+            points["token-set"] += _token_sets(dense, trace, image, layout, generator, number)
+        if scores.heads is not None:
+            points["head"] += _single_heads(dense, trace, scores.heads[0].cpu(), generator, number)
+        advance(1)
+    fits = (fit(component, found) for component, found in points.items())
+    return tuple(found for found in fits if found is not None)
+
+
+def _single_tokens(
+    dense: DenseModel,
+    trace: DenseTrace,
+    layout: GateLayout,
+    scores: torch.Tensor,
+    generator: torch.Generator,
+    number: int,
+) -> Points:
+    found: Points = []
+    patches = dense.shape.num_patches
+    for order, site in enumerate(layout.sites):
+        chosen = torch.randperm(patches, generator=generator)[:TOKENS_PER_SITE]
+        removed = torch.nn.functional.one_hot(chosen, patches).bool()
+        measured = token_losses(dense.module, trace, site, removed.to(trace.logits.device))
+        found += [(number, float(scores[order, j]), float(m)) for j, m in zip(chosen, measured, strict=True)]
+    return found
+
+
+def _single_heads(
+    dense: DenseModel, trace: DenseTrace, scores: torch.Tensor, generator: torch.Generator, number: int
+) -> Points:
+    found: Points = []
+    heads = dense.shape.num_heads
+    for flat in torch.randperm(dense.shape.depth * heads, generator=generator)[:HEADS_PER_IMAGE].tolist():
+        block, head = divmod(flat, heads)
+        removed = torch.nn.functional.one_hot(torch.tensor([head]), heads).bool()
+        measured = head_losses(dense.module, trace, block, removed.to(trace.logits.device))
+        found.append((number, float(scores[block, head]), float(measured)))
+    return found
+
+
+def _token_sets(
+    dense: DenseModel,
+    trace: DenseTrace,
+    image: torch.Tensor,
+    layout: GateLayout,
+    generator: torch.Generator,
+    number: int,
+) -> Points:
+    found: Points = []
+    patches = dense.shape.num_patches
+    for order, site in enumerate(layout.sites):
+        removed = torch.zeros(len(SET_SHARES), patches, dtype=torch.bool)
+        for row, share in enumerate(SET_SHARES):
+            removed[row, torch.randperm(patches, generator=generator)[: max(1, round(share * patches))]] = True
+        removed = removed.to(image.device)
+        predicted = predict_token_sets(dense, trace, image, layout, order, removed)
+        measured = token_losses(dense.module, trace, site, removed)
+        found += [(number, float(p), float(m)) for p, m in zip(predicted, measured, strict=True)]
+    return found
+
+
+def predict_token_sets(
+    dense: DenseModel, trace: DenseTrace, image: torch.Tensor, layout: GateLayout, order: int, removed: torch.Tensor
+) -> torch.Tensor:
+    """Return the second-order cost of each set of tokens, in nats, shape (R,).
+
+    Args:
+        dense: The dense model.
+        trace: Its forward of the image.
+        image: Normalised, shape (1, 3, H, W).
+        layout: The gates; always expanded as removal gates, whatever the scorer.
+        order: Position of the site among ``layout.sites``.
+        removed: One row a set, true where a patch token goes, shape (R, num_patches).
+    """
+    layout = GateLayout(layout.shape, (layout.sites[order],))
+    direction = torch.zeros(len(removed), layout.num_gates, device=image.device)
+    direction[:, : removed.shape[1]] = removed.float()
+    gates = torch.ones_like(direction, requires_grad=True)
+    batch = image.expand(len(removed), -1, -1, -1)
+
+    def loss(values: torch.Tensor) -> torch.Tensor:
+        return kl_to_dense(trace.logits, forward(dense.module, batch, layout.gates(values)))
+
+    return set_cost(loss, gates, direction)
+
+
+def fit(component: Component, points: Points) -> Calibration | None:
+    """Fit measured = scale * predicted ** exponent on logarithms; None with fewer than three usable points.
+
+    Args:
+        component: What the points are.
+        points: Image number, predicted and measured nats.
+    """
+    usable = [(n, p, m) for n, p, m in points if p > _LEAST_NATS and m > _LEAST_NATS]
+    if len(usable) < 3 or len({p for _, p, _ in usable}) < 2:
+        return None
+    image = np.array([n for n, _, _ in usable])
+    x = np.log([p for _, p, _ in usable])
+    y = np.log([m for _, _, m in usable])
+    slope, offset = _line(x, y)
+    residual = y - (offset + slope * x)
+    factors = []
+    for left_out in np.unique(image):
+        rest = image != left_out
+        if rest.sum() >= 2 and np.ptp(x[rest]) > 0:
+            its_slope, its_offset = _line(x[rest], y[rest])
+            factors.append(np.abs(y[~rest] - (its_offset + its_slope * x[~rest])))
+    spread = np.concatenate(factors) if factors else np.abs(residual)
+    return Calibration(
+        component=component,
+        scale=float(np.exp(offset)),
+        exponent=slope,
+        spearman=float(spearmanr([p for _, p, _ in points], [m for _, _, m in points]).statistic),
+        r_squared=float(1 - residual.var() / y.var()),
+        median_factor=float(np.exp(np.median(spread))),
+        num_points=len(usable),
+        num_images=len(np.unique(image)),
+    )
+
+
+def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
+    """Return slope and offset of the least-squares line, the slope held at or above 0.05 so that order is kept."""
+    slope = max(float(np.cov(x, y, ddof=0)[0, 1] / x.var()), 0.05)
+    return slope, float(y.mean() - slope * x.mean())

@@ -1,0 +1,73 @@
+r"""The Fisher information of the gates: squared first derivatives, from plain backward passes.
+
+For L(m) = KL(p_dense || p(m)) at m = 1 the gradient is zero and the Hessian is the Fisher information
+F = sum_c p_c (d log p_c / dm)(d log p_c / dm)^T, so half its diagonal is the leading term of the loss of removal.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def exact_diagonal(log_probs: Tensor, gates: Tensor) -> Tensor:
+    r"""Return half the Fisher diagonal, in nats, from one backward pass a class.
+
+    Computes 1/2 sum_c p_c (d log p_c / dm_j)^2 for every image by itself.
+
+    Args:
+        log_probs: Log-probabilities (B, C), a function of the gates; row b depends on row b of the gates only.
+        gates: Leaf (B, P) at one.
+
+    Returns:
+        Shape (B, P), non-negative.
+
+    Source:
+        Amari (1998), "Natural Gradient Works Efficiently in Learning", Neural Computation 10(2), definition of F.
+    """
+    probs = log_probs.detach().exp()
+    total = torch.zeros_like(gates)
+    classes = log_probs.shape[1]
+    for index in range(classes):
+        last = index == classes - 1
+        (slope,) = torch.autograd.grad(log_probs[:, index].sum(), gates, retain_graph=not last)
+        total += probs[:, index, None] * slope**2
+    return total / 2
+
+
+def monte_carlo_diagonal(
+    log_probs: Tensor, gates: Tensor, num_samples: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    r"""Return an unbiased estimate of half the Fisher diagonal and its standard error, in nats.
+
+    Draws classes c from p and averages 1/2 (d log p_c / dm_j)^2: one backward pass a draw, however many classes.
+
+    Args:
+        log_probs: Log-probabilities (B, C), a function of the gates; row b depends on row b of the gates only.
+        gates: Leaf (B, P) at one.
+        num_samples: Draws an image, at least two.
+        generator: Source of the draws, on the CPU.
+
+    Returns:
+        Mean and standard error over the draws, each (B, P).
+
+    Raises:
+        ValueError: If ``num_samples`` is below two, where no standard error exists.
+
+    Source:
+        Kunstner et al. (2019), "Limitations of the Empirical Fisher Approximation", section 2 (sampling from the
+        model, not the labels).
+    """
+    if num_samples < 2:
+        raise ValueError(f"num_samples must be at least 2, found {num_samples}")
+    draws = torch.multinomial(log_probs.detach().exp().cpu(), num_samples, replacement=True, generator=generator)
+    mean = torch.zeros_like(gates)
+    spread = torch.zeros_like(gates)  # running sum of squared deviations (Welford)
+    for index in range(num_samples):
+        picked = log_probs.gather(1, draws[:, index, None].to(log_probs.device))
+        (slope,) = torch.autograd.grad(picked.sum(), gates, retain_graph=index < num_samples - 1)
+        sample = slope**2 / 2
+        step = sample - mean
+        mean += step / (index + 1)
+        spread += step * (sample - mean)
+    return mean, (spread / (num_samples - 1) / num_samples).sqrt()

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.stats
+from fakes.measurements import make_measurement, make_row, make_trial
+
+from heartvit_edge.bench.figures import (
+    Figure,
+    accuracy_figures,
+    achieved_rate_hz,
+    energy_figures,
+    latency_figures,
+    ratio_figures,
+)
+from heartvit_edge.errors import InputError
+from heartvit_edge.spec.evaluation import EntryEvaluation, Evaluation
+from heartvit_edge.spec.measurement import PowerTrace
+from heartvit_edge.spec.model import ImageSetRef
+
+
+def constant_power(milliwatt, seconds=10.0, rails=("VDD_IN",)):
+    times = np.arange(0.0, seconds, 0.1)
+    return PowerTrace(
+        source="replay",
+        times_s=tuple(times.tolist()),
+        rails_mw={label: (value,) * len(times) for label, value in zip((*rails, "VDD_SOC"), milliwatt, strict=True)},
+        total_rails=rails,
+        total_rule="a test",
+    )
+
+
+def test_a_figure_without_a_value_must_say_why():
+    with pytest.raises(ValueError, match="exactly one of value and reason"):
+        Figure(value=None)
+    with pytest.raises(ValueError, match="exactly one of value and reason"):
+        Figure(value=1.0, reason="because")
+
+
+def test_percentiles_are_those_of_every_sample_of_every_trial():
+    random = np.random.default_rng(0)
+    trials = [random.exponential(5, 400).tolist() for _ in range(3)]
+    found = latency_figures(make_row("dense", [make_trial(10.0 * n, trial) for n, trial in enumerate(trials)]))
+    everything = np.concatenate(trials)
+    assert found.num_samples == 1200
+    for figure, share in ((found.p50_ms, 0.5), (found.p90_ms, 0.9), (found.p99_ms, 0.99)):
+        assert figure.value == np.quantile(everything, share, method="inverted_cdf")
+    assert found.mean_ms.value == pytest.approx(everything.mean())
+
+
+def test_mean_interval_is_that_of_the_trials_means():
+    trials = [[1.0, 3.0], [2.0, 4.0], [3.0, 7.0]]
+    found = latency_figures(make_row("dense", [make_trial(n, trial) for n, trial in enumerate(trials)])).mean_ms
+    low, high = scipy.stats.t.interval(0.95, 2, loc=10 / 3, scale=scipy.stats.sem([2.0, 3.0, 5.0]))
+    assert (found.low, found.high) == pytest.approx((max(low, 0.0), high), rel=1e-6)
+
+
+def test_p99_is_refused_with_499_samples_and_given_with_500():
+    refused = latency_figures(make_row("dense", [make_trial(0, [1.0] * 499)])).p99_ms
+    assert refused.value is None
+    assert refused.reason == "p99 needs at least 500 samples, found 499"
+    assert latency_figures(make_row("dense", [make_trial(0, [1.0] * 500)])).p99_ms.value == 1.0
+
+
+def test_throughput_counts_images_over_the_windows_with_the_time_between_calls():
+    trials = [make_trial(n, [8.0] * 25, between_ms=2.0) for n in range(2)]
+    assert latency_figures(make_row("dense", trials, batch_size=4)).images_per_s.value == pytest.approx(400.0)
+
+
+def test_ratios_compare_with_the_dense_engine_of_the_same_batch_size(tmp_path):
+    dense = make_row("dense", [make_trial(0, [8.0] * 30, between_ms=2.0)])
+    pruned = make_row("macs-0.5", [make_trial(1, [4.0] * 60, between_ms=1.0)])
+    other = make_row("dense", [make_trial(2, [50.0] * 30)], batch_size=8)
+    found = ratio_figures(make_measurement(tmp_path, [dense, other, pruned]), pruned)
+    assert found.latency.value == pytest.approx(0.5)
+    assert (found.latency.low, found.latency.high) == pytest.approx((0.5, 0.5))
+    assert found.throughput.value == pytest.approx(2.0)
+
+
+def test_ratios_of_the_dense_engine_are_one_and_without_it_there_are_none(tmp_path):
+    dense, pruned = (make_row(name, [make_trial(0, [8.0] * 30)]) for name in ("dense", "macs-0.5"))
+    assert ratio_figures(make_measurement(tmp_path, [dense, pruned]), dense).latency.value == 1.0
+    alone = ratio_figures(make_measurement(tmp_path, [pruned]), pruned)
+    assert alone.latency.reason == "the dense engine was not measured at batch size 1"
+
+
+def test_energy_of_constant_power_is_power_times_time_a_call(tmp_path):
+    # 100 calls of 20 ms at 5 W are 100 mJ each; at batch size 4, 25 mJ an image.
+    row = make_row("dense", [make_trial(1.0, [20.0] * 100), make_trial(4.0, [20.0] * 100)], batch_size=4)
+    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 900.0))), row)
+    assert found.mj_per_inference.value == pytest.approx(100.0)
+    assert found.mj_per_image.value == pytest.approx(25.0)
+    assert found.mean_mw.value == pytest.approx(5000.0)
+    assert found.peak_mw.value == 5000.0
+    assert found.rails_mj_per_inference["VDD_SOC"].value == pytest.approx(18.0)
+    assert found.total_rails == ("VDD_IN",)
+    assert found.rate_hz == pytest.approx(10.0, rel=0.1)
+    assert found.largest_gap_s == pytest.approx(0.1)
+
+
+def test_energy_interval_is_that_of_the_trials(tmp_path):
+    row = make_row(
+        "dense", [make_trial(1.0, [20.0] * 100), make_trial(4.0, [25.0] * 100), make_trial(7.0, [24.0] * 100)]
+    )
+    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 0.0))), row).mj_per_inference
+    low, high = scipy.stats.t.interval(0.95, 2, loc=115.0, scale=scipy.stats.sem([100.0, 125.0, 120.0]))
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6)
+
+
+def test_peak_is_the_largest_reading_inside_the_windows_alone(tmp_path):
+    trace = constant_power((5000.0, 0.0))
+    power = list(trace.rails_mw["VDD_IN"])
+    power[5], power[15] = 9000.0, 7000.0  # at 0.5 s, before the window, and at 1.5 s, in it
+    trace = trace.model_copy(update={"rails_mw": {**trace.rails_mw, "VDD_IN": tuple(power)}})
+    row = make_row("dense", [make_trial(1.0, [20.0] * 100)])
+    assert energy_figures(make_measurement(tmp_path, [row], trace), row).peak_mw.value == 7000.0
+
+
+def test_energy_without_a_trace_gives_the_runs_reason(tmp_path):
+    row = make_row("dense", [make_trial(1.0, [20.0] * 100)])
+    found = energy_figures(make_measurement(tmp_path, [row]), row)
+    assert (found.mj_per_inference.value, found.mj_per_inference.reason) == (None, "there is no sensor")
+    assert (found.peak_mw.value, found.num_readings, found.rails_mj_per_inference) == (None, 0, {})
+
+
+def test_energy_is_refused_for_all_trials_where_one_is_not_covered(tmp_path):
+    row = make_row("dense", [make_trial(1.0, [20.0] * 100), make_trial(9.0, [20.0] * 100)])
+    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 0.0))), row)
+    assert found.mj_per_inference.value is None
+    assert "do not cover the window" in found.mj_per_inference.reason
+
+
+def test_achieved_rate_counts_intervals_between_readings():
+    assert achieved_rate_hz(constant_power((1.0, 1.0))) == pytest.approx(10.0)
+
+
+def make_evaluation(**changes):
+    answers = EntryEvaluation(
+        entry="dense",
+        engine_sha256="e" * 64,
+        top1_correct=81,
+        top5_correct=100,
+        agreeing=263,
+        kl_nats=(0.1, 0.2, 0.6) + (0.0,) * 260,
+    )
+    return Evaluation(
+        pack_sha256="p" * 64,
+        images=ImageSetRef(name="images", num_images=263, sha256="i" * 64, labelled=True),
+        num_images=263,
+        backend="onnxruntime",
+        precision="fp32",
+        entries=(answers.model_copy(update=changes),),
+        samples=(),
+        classes=(),
+        command="heartvit-edge evaluate pack --data images",
+    )
+
+
+def test_accuracy_is_a_share_with_its_wilson_interval():
+    found = accuracy_figures(make_evaluation(), "dense")
+    expected = scipy.stats.binomtest(81, 263).proportion_ci(0.95, method="wilson")
+    assert found.top1.value == pytest.approx(81 / 263)
+    assert (found.top1.low, found.top1.high) == pytest.approx((expected.low, expected.high))
+    assert found.agreement.value == 1.0
+    assert found.kl_nats.value == pytest.approx(0.9 / 263)
+
+
+def test_accuracy_says_why_there_is_no_top1_or_top5():
+    unlabelled = accuracy_figures(make_evaluation(top1_correct=None, top5_correct=None), "dense")
+    assert (unlabelled.top1.value, unlabelled.top5.value) == (None, None)
+    assert unlabelled.top1.reason == unlabelled.top5.reason == "the images have no labels"
+    few = accuracy_figures(make_evaluation(top5_correct=None), "dense")
+    assert few.top5.reason == "the model has fewer than six classes"
+
+
+def test_accuracy_of_an_unknown_entry_names_those_there_are():
+    with pytest.raises(InputError, match=r"no entry 'macs-0\.1', only dense"):
+        accuracy_figures(make_evaluation(), "macs-0.1")

@@ -1,0 +1,237 @@
+"""bench measures the engines of a pack, stores every sample and prints what follows from them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+
+import numpy as np
+import pytest
+from fakes.tiny_engines import make_tiny_engines
+
+from heartvit_edge.bench import run as bench_run
+from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
+from heartvit_edge.power.choose import choose
+from heartvit_edge.power.none import NoSampler
+from heartvit_edge.power.sampler import PowerLostError
+from heartvit_edge.spec.measurement import Measurement, PowerTrace
+
+QUICK = ("--duration", "0.02", "--trials", "2")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("built")
+    return folder, make_tiny_engines(folder)
+
+
+@pytest.fixture
+def bench(run_cli, built, tmp_path):
+    folder, _ = built
+
+    def run(*args, out=tmp_path / "run"):
+        return run_cli("bench", folder / "pack", "--engines", folder / "engines", "--out", out, *args)
+
+    return run
+
+
+@pytest.fixture
+def no_jtop(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", functools.partial(choose, socket=tmp_path / "missing.sock"))
+
+
+class ConstantSampler(NoSampler):
+    """Reads 5 W a hundred times a second from the beginning of the run to now."""
+
+    name = "constant"
+
+    def __init__(self, clock):
+        super().__init__("a test")
+        self.clock = clock
+
+    def stop(self):
+        times = np.arange(0.0, self.clock() + 0.02, 0.001)
+        return PowerTrace(
+            source=self.name,
+            times_s=tuple(times.tolist()),
+            rails_mw={"VDD_IN": (5000.0,) * len(times)},
+            total_rails=("VDD_IN",),
+            total_rule="a test",
+        )
+
+
+class DyingSampler(NoSampler):
+    """Was reading, and is not at the end."""
+
+    name = "dying"
+
+    def stop(self):
+        raise PowerLostError("jtop was lost 1.0 s into the run (9 readings): killed", hint="restart it")
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_every_entry_is_measured_at_every_batch_size_and_stored(bench, built, tmp_path):
+    result = bench("--batch-size", "1,4", "--batch-size", "2", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert [(row.entry, row.batch_size) for row in stored.rows] == [
+        (entry, size) for size in (1, 4, 2) for entry in ("dense", "macs-0.5")
+    ]
+    assert all(len(row.trials) == 2 for row in stored.rows)
+    assert stored.pack == built[1]
+    assert stored.command.startswith("heartvit-edge bench ")
+    assert result.stdout.splitlines()[-1] == str(tmp_path / "run" / "measurement.json")
+    assert "power: none (no power source was found: " in result.stderr
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_latencies_fill_their_window_and_windows_never_overlap(bench, tmp_path):
+    bench("--batch-size", "1,4", *QUICK)
+    rows = Measurement.read(tmp_path / "run" / "measurement.json").rows
+    windows = sorted((trial.start_s, trial.end_s, sum(trial.latency_ms) / 1000) for row in rows for trial in row.trials)
+    for start, end, busy in windows:
+        assert 0.02 <= end - start
+        assert busy <= end - start + 1e-6
+    assert all(first[1] <= second[0] for first, second in itertools.pairwise(windows))
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_json_figures_are_those_of_the_stored_samples(bench, tmp_path):
+    result = bench("--json", *QUICK)
+    printed = json.loads(result.stdout)
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    for row, shown in zip(stored.rows, printed["rows"], strict=True):
+        assert shown["latency"] == latency_figures(row).model_dump(mode="json")
+        assert shown["ratio_to_dense"] == ratio_figures(stored, row).model_dump(mode="json")
+    assert printed["rows"][1]["macs_fraction"] == 0.5
+    assert printed["power"] is None
+    assert "jtop service is not running" in printed["no_power_reason"]
+    energy = printed["rows"][0]["energy"]["mj_per_inference"]
+    assert energy["value"] is None
+    assert energy["reason"] == printed["no_power_reason"]
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_the_table_says_why_a_figure_is_missing(bench):
+    result = bench("--duration", "0.01", "--trials", "1")
+    header, dense, pruned, *notes = result.stdout.splitlines()
+    assert header.split()[:3] == ["entry", "batch", "samples"]
+    assert (dense.split()[0], pruned.split()[0]) == ("dense", "macs-0.5")
+    assert any("no power source was found: the jtop service is not running" in note for note in notes)
+    assert dense.rstrip().endswith("—")
+
+
+def test_energy_is_the_power_of_the_readings_times_the_time_of_the_calls(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, *, interval_s, clock: ConstantSampler(clock))  # noqa: ARG005
+    result = bench("--json", "--batch-size", "4", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    printed = json.loads(result.stdout)
+    for row, shown in zip(stored.rows, printed["rows"], strict=True):
+        seconds = sum(trial.end_s - trial.start_s for trial in row.trials)
+        calls = sum(len(trial.latency_ms) for trial in row.trials)
+        assert shown["energy"]["mj_per_inference"]["value"] == pytest.approx(5000 * seconds / calls)
+        assert shown["energy"]["mj_per_image"]["value"] == pytest.approx(5000 * seconds / calls / 4)
+        assert energy_figures(stored, row).mean_mw.value == pytest.approx(5000.0)
+    assert printed["power"]["achieved_rate_hz"] == pytest.approx(1000.0)
+
+
+def test_a_source_that_dies_in_mid_run_costs_the_energy_alone_and_exits_3(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, **_: DyingSampler("a test"))  # noqa: ARG005
+    result = bench("--power", "jtop", *QUICK)
+    assert result.exit_code == 3
+    assert "error: jtop was lost 1.0 s into the run (9 readings): killed\nhint: restart it" in result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert stored.power is None
+    assert stored.no_power_reason == "jtop was lost 1.0 s into the run (9 readings): killed"
+    assert latency_figures(stored.rows[0]).p50_ms.value > 0
+    assert result.stdout.splitlines()[-1].endswith("measurement.json")
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_jtop_that_was_asked_for_and_is_missing_exits_3_with_the_cure_and_no_file(bench, tmp_path):
+    result = bench("--power", "jtop", *QUICK)
+    assert result.exit_code == 3
+    assert "error: the jtop service is not running" in result.stderr
+    assert "systemctl restart jtop" in result.stderr
+    assert result.stdout == ""
+    assert not (tmp_path / "run").exists()
+
+
+def test_power_none_is_said_and_is_the_reason(bench):
+    result = bench("--power", "none", *QUICK)
+    assert result.exit_code == 0
+    assert "power: none (power was not asked for: --power none)" in result.stderr
+    assert "power was not asked for: --power none" in result.stdout
+
+
+def test_a_measurement_that_exists_is_kept_without_force_and_replaced_with_it(bench, tmp_path):
+    target = tmp_path / "run" / "measurement.json"
+    target.parent.mkdir()
+    target.write_text("mine")
+    (tmp_path / "run" / "evaluation.json").write_text("evaluate's own")
+    refused = bench("--power", "none", *QUICK)
+    assert refused.exit_code == 2
+    assert f"error: {target} exists already" in refused.stderr
+    assert "--force" in refused.stderr
+    assert target.read_text() == "mine"
+    assert bench("--power", "none", "--force", *QUICK).exit_code == 0
+    assert len(Measurement.read(target).rows) == 2
+    assert (tmp_path / "run" / "evaluation.json").read_text() == "evaluate's own"
+
+
+def test_a_run_that_is_a_file_is_refused_before_anything_runs(bench, tmp_path):
+    (tmp_path / "run").write_text("a file")
+    result = bench("--power", "none", *QUICK)
+    assert result.exit_code == 2
+    assert "is a file, expected a folder" in result.stderr
+    assert "trial" not in result.stderr
+
+
+def test_a_pack_without_engines_exits_2_with_the_command_that_builds_them(run_cli, built, tmp_path):
+    pack = built[0] / "pack"
+    result = run_cli("bench", pack, "--engines", tmp_path / "none", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert f"hint: build them with: heartvit-edge build-engine {pack} --engines {tmp_path / 'none'}" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1,,2", "1.5"])
+def test_a_batch_size_that_is_no_whole_number_exits_2_and_is_named(bench, text):
+    result = bench("--batch-size", text)
+    assert result.exit_code == 2
+    assert f"--batch-size is '{text}', expected whole numbers of at least 1" in result.stderr
+
+
+def test_a_batch_size_that_no_engine_serves_exits_2(bench):
+    result = bench("--batch-size", "9")
+    assert result.exit_code == 2
+    assert "serves batch sizes 1 to 8, found 9" in result.stderr
+    assert "--batch-size 1:1:9" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("--power", "battery"), ("--backend", "openvino"), ("--trials", "0"), ("--duration", "0"), ("--interval-ms", "1")],
+)
+def test_an_option_value_that_is_unknown_or_out_of_range_exits_2_and_is_named(bench, args):
+    result = bench(*args)
+    assert result.exit_code == 2
+    assert args[0] in result.stderr
+
+
+def test_a_budget_picks_its_entry_beside_the_dense_one(bench, tmp_path):
+    bench("--budget", "1.0", "--power", "none", *QUICK)
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert [row.entry for row in stored.rows] == ["dense"]
+
+
+def test_an_interrupted_run_leaves_nothing(bench, monkeypatch, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_run, "measure", interrupt)
+    result = bench("--power", "none", *QUICK)
+    assert result.exit_code == 130
+    assert list(tmp_path.iterdir()) == []

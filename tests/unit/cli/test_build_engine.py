@@ -1,0 +1,140 @@
+"""``heartvit-edge build-engine``: what it prints, what it says, and what it refuses."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from fakes.tiny_pack import make_tiny_pack
+
+from heartvit_edge.cli.build_engine import choose_entries, parse_batch
+from heartvit_edge.engines import build, fingerprint, store
+from heartvit_edge.errors import InputError
+from heartvit_edge.runtime import verify
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """Return the folder of a tiny pack, on a machine without TensorRT."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    make_tiny_pack(tmp_path / "pack")
+    return tmp_path / "pack"
+
+
+def test_each_engines_manifest_is_printed_and_can_be_loaded(run_cli, pack, tmp_path):
+    result = run_cli("build-engine", pack, "--engines", tmp_path / "built")
+    assert result.exit_code == 0
+    paths = [tmp_path / line for line in result.stdout.splitlines()]
+    assert [path.parent.name for path in paths] == ["dense-onnxruntime-fp32", "macs-0.5-onnxruntime-fp32"]
+    for path in paths:
+        store.load_engine(path.parent, fingerprint.detect_machine())
+
+
+def test_the_default_backend_and_its_reason_are_said_on_stderr(run_cli, pack):
+    result = run_cli("build-engine", pack, "--budget", "0.5")
+    assert "backend: onnxruntime (ONNX Runtime" in result.stderr
+    assert "is the default where TensorRT cannot be imported" in result.stderr
+    assert result.stderr.count("ONNX Runtime runs on") == 1  # once, though two engines were built
+
+
+def test_engines_lie_under_engines_by_default(run_cli, pack):
+    result = run_cli("build-engine", pack)
+    assert result.stdout.startswith("engines/tiny_vit-")
+
+
+def test_a_second_run_keeps_the_engines_and_says_so(run_cli, pack, monkeypatch):
+    first = run_cli("build-engine", pack)
+    monkeypatch.setattr(verify, "verify_engine", lambda *_: pytest.fail("built again"))
+    second = run_cli("build-engine", pack)
+    assert second.stdout == first.stdout
+    assert second.stderr.count("is current, nothing to build") == 2
+
+
+def test_the_dense_entry_is_built_beside_every_budget(run_cli, pack):
+    result = run_cli("build-engine", pack, "--budget", "macs-0.5", "--precision", "fp16", "--batch-size", "2")
+    assert [line.split("/")[-2] for line in result.stdout.splitlines()] == [
+        "dense-onnxruntime-fp16",
+        "macs-0.5-onnxruntime-fp16",
+    ]
+
+
+def test_other_engines_in_their_place_are_refused_with_the_command_then_replaced(run_cli, pack):
+    run_cli("build-engine", pack)
+    result = run_cli("build-engine", pack, "--batch-size", "1:2:4")
+    assert result.exit_code == 2
+    assert "batch size is 1:1:8, wanted 1:2:4" in result.stderr
+    assert f"hint: replace it: heartvit-edge build-engine {pack} --backend onnxruntime" in result.stderr
+    assert result.stdout == ""
+    assert run_cli("build-engine", pack, "--batch-size", "1:2:4", "--force").exit_code == 0
+
+
+def test_tensorrt_that_was_asked_for_and_is_missing_exits_3_with_the_command_that_installs_it(run_cli, pack):
+    result = run_cli("build-engine", pack, "--backend", "tensorrt")
+    assert result.exit_code == 3
+    assert "TensorRT cannot be imported" in result.stderr
+    assert "hint: " in result.stderr
+    assert result.stdout == ""
+
+
+def test_an_engine_that_fails_its_check_exits_5_and_is_not_stored(run_cli, pack, tmp_path, monkeypatch):
+    monkeypatch.setitem(verify.LOGIT_TOLERANCE, "fp16", 0.0)
+    result = run_cli("build-engine", pack, "--precision", "fp16")
+    assert result.exit_code == 5
+    assert "is off its graph" in result.stderr
+    assert list((tmp_path / "engines").glob("*/*")) == []
+
+
+def test_ctrl_c_leaves_nothing(run_cli, pack, tmp_path, monkeypatch):
+    def interrupt(*_args, **_more):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(build.onnxruntime_build, "open_session", interrupt)
+    assert run_cli("build-engine", pack).exit_code != 0
+    assert [path for path in (tmp_path / "engines").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [("--backend", "openvino"), ("--precision", "int8"), ("--batch-size", "0"), ("--budget", "0.7"), ("--budget", "x")],
+)
+def test_an_unknown_value_exits_2_and_is_named(run_cli, pack, option, value):
+    result = run_cli("build-engine", pack, option, value)
+    assert result.exit_code == 2
+    assert value in result.stderr
+    assert result.stdout == ""
+
+
+def test_a_folder_that_is_no_pack_exits_2(run_cli, tmp_path):
+    result = run_cli("build-engine", tmp_path)
+    assert result.exit_code == 2
+    assert "is not a budget pack" in result.stderr
+
+
+def test_an_altered_pack_exits_5(run_cli, pack):
+    with (pack / "dense.onnx").open("ab") as file:
+        file.write(b"\0")
+    result = run_cli("build-engine", pack)
+    assert result.exit_code == 5
+    assert "dense.onnx was altered" in result.stderr
+
+
+@pytest.mark.parametrize(("text", "range_"), [("4", (4, 4, 4)), ("1:2:8", (1, 2, 8))])
+def test_a_batch_range_is_one_number_or_three(text, range_):
+    batch = parse_batch(text)
+    assert (batch.min, batch.opt, batch.max) == range_
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1:2", "2:1:4", "1:2:3:4", "a", "1:b:2", "1.5"])
+def test_any_other_batch_range_is_refused(text):
+    with pytest.raises(InputError, match=f"--batch-size is '{text}', expected one number, or three that ascend"):
+        parse_batch(text)
+
+
+def test_budgets_select_entries_by_name_or_number_in_the_packs_order(tmp_path):
+    pack = make_tiny_pack(tmp_path)
+    assert choose_entries(pack, []) == ["dense", "macs-0.5"]
+    assert choose_entries(pack, ["0.5"]) == choose_entries(pack, ["macs=0.50", "dense"]) == ["dense", "macs-0.5"]
+    assert choose_entries(pack, ["dense"]) == choose_entries(pack, ["1.0"]) == ["dense"]
+    with pytest.raises(InputError, match=r"--budget is '0\.7', the pack has dense, macs-0\.5"):
+        choose_entries(pack, ["0.7"])

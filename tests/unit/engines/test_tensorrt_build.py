@@ -1,0 +1,169 @@
+"""The TensorRT builder, on the double of every release that it supports."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import onnx
+import pytest
+from fakes.tensorrt_double import VERSIONS, ParserFault, Script, make_tensorrt
+from fakes.tiny_pack import make_tiny_pack
+
+from heartvit_edge.engines import tensorrt_build, tensorrt_module
+from heartvit_edge.errors import CheckError, MachineError
+from heartvit_edge.spec.engine import BatchRange
+
+STRONG = [version for version in VERSIONS if version != "8.6.1"]
+
+
+@pytest.fixture
+def build(tmp_path, monkeypatch):
+    """Return a function that builds an entry with a release; it returns the double and the plan's head and graph."""
+    folder = tmp_path / "pack"
+    pack = make_tiny_pack(folder)
+
+    def run(version, *, script=None, name="macs-0.5", precision="fp32", batch=None, entry=None):
+        trt = make_tensorrt(version, script)
+        monkeypatch.setitem(sys.modules, "tensorrt", trt)
+        plan = tmp_path / "engine.plan"
+        entry = entry or pack.entry(name)
+        tensorrt_build.build_plan(folder / entry.onnx, plan, entry, pack.shape, precision, batch or BatchRange())
+        head, _, graph = plan.read_bytes().partition(b"\n")
+        return trt, json.loads(head), onnx.load_from_string(graph)
+
+    run.pack = pack
+    return run
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_every_release_builds_both_precisions(build, version, precision):
+    _, head, _ = build(version, precision=precision)
+    assert head["version"] == version
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_profile_spans_the_batch_range(build, version):
+    _, head, _ = build(version, batch=BatchRange(min=2, opt=4, max=16))
+    assert head["shapes"] == {"images": [[2, 3, 32, 32], [4, 3, 32, 32], [16, 3, 32, 32]]}
+
+
+@pytest.mark.parametrize(("version", "flag"), [("8.6.1", "EXPLICIT_BATCH"), *((v, "STRONGLY_TYPED") for v in STRONG)])
+def test_the_network_has_the_one_flag_of_its_release(build, version, flag):
+    script = Script()
+    trt, _, _ = build(version, script=script)
+    wanted = 1 << int(trt.NetworkDefinitionCreationFlag[flag])
+    assert script.arguments("Builder.create_network") == [{"flags": wanted}]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tf32_is_off_and_the_workspace_has_a_limit(build, version):
+    script = Script()
+    trt, head, _ = build(version, script=script)
+    assert "TF32" not in head["flags"]
+    assert script.arguments("IBuilderConfig.set_memory_pool_limit") == [
+        {"pool": trt.MemoryPoolType.WORKSPACE, "pool_size": 1024 * 1024 * 1024}
+    ]
+
+
+@pytest.mark.parametrize("version", STRONG)
+def test_from_release_10_on_fp16_is_in_the_graph_and_no_flag_asks_for_it(build, version):
+    _, head, graph = build(version, precision="fp16")
+    weights = {weight.name: weight.data_type for weight in graph.graph.initializer}
+    assert weights["query.weight"] == onnx.TensorProto.FLOAT16
+    assert weights["gate.weight"] == weights["norm.weight"] == onnx.TensorProto.FLOAT
+    assert head["flags"] == []
+
+
+def test_release_8_takes_the_fp32_graph_and_holds_what_must_stay_fp32(build):
+    script = Script()
+    trt, head, graph = build("8.6.1", script=script, precision="fp16")
+    assert {weight.data_type for weight in graph.graph.initializer} == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+    assert head["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
+    held = {layer.name for layer in script.layers if hasattr(layer, "precision")}
+    assert held == {"norm", "softmax", "pool", "topk", "gate", "scores"}
+    assert {layer.precision for layer in script.layers if layer.name in held} == {trt.DataType.FLOAT}
+    assert script.output_types == {(name, 0): "FLOAT" for name in held}  # TopK's indices keep their type
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_fp32_needs_no_flag_and_holds_nothing(build, version):
+    script = Script()
+    _, head, _ = build(version, script=script)
+    assert head["flags"] == []
+    assert not any(hasattr(layer, "precision") for layer in script.layers)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_parser_error_is_told_with_its_nodes_name_and_operator(build, version):
+    faults = (ParserFault(6, "topk", "TopK", "K exceeds 3840"), ParserFault(3, "norm", "LayerNormalization", "no axis"))
+    with pytest.raises(CheckError) as caught:
+        build(version, script=Script(faults=faults))
+    assert "node 'topk' (TopK): K exceeds 3840; node 'norm' (LayerNormalization): no axis" in str(caught.value)
+    assert "--backend onnxruntime" in caught.value.hint
+
+
+def test_release_8_names_a_position_that_is_no_node(build):
+    with pytest.raises(CheckError, match=r"node '-1' \(not one node\): no graph"):
+        build("8.6.1", script=Script(faults=(ParserFault(-1, "", "", "no graph"),)))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_failed_build_tells_the_errors_that_tensorrt_logged(build, version):
+    log = (("WARNING", "slow"), ("INFO", "hello"), ("ERROR", "no tactic for softmax"), ("INTERNAL_ERROR", "assertion"))
+    with pytest.raises(CheckError) as caught:
+        build(version, script=Script(builds=False, log=log))
+    assert str(caught.value).endswith("error: no tactic for softmax; internal error: assertion")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_a_gpu_there_is_no_builder(build, version):
+    with pytest.raises(MachineError, match="cannot make a builder: error: no CUDA device"):
+        build(version, script=Script(has_gpu=False, log=(("ERROR", "no CUDA device"),)))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_refused_profile_shapes_are_an_error(build, version):
+    with pytest.raises(CheckError, match=r"refuses the shapes \(1, 3, 32, 32\).* for input 'images': .*inconsistent"):
+        build(version, script=Script(takes_profile_shapes=False))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_refused_profile_is_an_error(build, version):
+    with pytest.raises(CheckError, match=r"refuses the optimization profile of macs-0\.5"):
+        build(version, script=Script(profile_index=-1))
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_graph_whose_outputs_are_not_the_packs_is_refused(build, version):
+    entry = build.pack.entry("macs-0.5")
+    other = entry.model_copy(update={"outputs": entry.outputs[:1]})
+    with pytest.raises(CheckError, match=r"outputs \['logits', 'kept_1'\], the pack says .*\['logits'\]"):
+        build(version, entry=other)
+
+
+@pytest.mark.parametrize("version", ["8.5.3", "9.2.0"])
+def test_an_unknown_release_is_refused(monkeypatch, version):
+    trt = make_tensorrt("8.6.1")
+    trt.__version__ = version
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    with pytest.raises(MachineError, match=f"found TensorRT {version}, expected 8.6, or 10.0 and later"):
+        tensorrt_module.import_tensorrt()
+
+
+def test_on_a_jetson_tensorrt_comes_from_apt(tmp_path):
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/nv_tegra_release").write_text("# R36 (release), REVISION: 4.3\n")
+    assert tensorrt_module.install_hint(tmp_path).startswith("sudo apt-get install python3-libnvinfer")
+    assert "apt-get" not in tensorrt_module.install_hint(tmp_path / "etc")
+
+
+@pytest.mark.parametrize(
+    ("version", "precision", "typing", "constraints"),
+    [("8.6.1", "fp32", "weak", "none"), ("8.6.1", "fp16", "weak", "obey"), ("10.3.0", "fp16", "strong", "none")],
+)
+def test_the_options_tell_how_precision_is_enforced(monkeypatch, version, precision, typing, constraints):
+    monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version))
+    options = dict(tensorrt_build.plan_options(precision))
+    assert (options["typing"], options["precision_constraints"]) == (typing, constraints)
