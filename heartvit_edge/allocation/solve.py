@@ -140,7 +140,7 @@ def solve(problem: Problem) -> Solution:
     result = milp(
         objective,
         constraints=LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows]),
-        integrality=np.arange(index.total) < tokens_at + heads_at,
+        integrality=(np.arange(index.total) < tokens_at + heads_at).astype(np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-6},
     )

@@ -12,17 +12,17 @@ def report(
     runs: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Folders with measurement.json (bench), evaluation.json (evaluate) or both."
+            metavar="RUN", help="Folders with measurement.json (bench), evaluation.json (evaluate) or both."
         ),
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="The page: one HTML file that needs no network.")] = Path(
         "report.html"
     ),
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="The tables as Markdown.  [default: beside the page, .md]")
+        Path | None, typer.Option(metavar="FILE", help="The tables as Markdown.", show_default="beside the page, .md")
     ] = None,
     csv: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Every figure as CSV.  [default: beside the page, .csv]")
+        Path | None, typer.Option(metavar="FILE", help="Every figure as CSV.", show_default="beside the page, .csv")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,
 ) -> None:

@@ -44,13 +44,14 @@ def read_npz(path: Path, classes: Sequence[str]) -> Listing:
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as opened:  # numpy alone leaves a damaged file open
+            found = np.load(opened, allow_pickle=False)
+            if not isinstance(found, np.lib.npyio.NpzFile):
                 raise InputError(f"{path} holds one bare array, expected an npz archive", hint=_HINT)
-            if "images" not in file.files:
-                held = ", ".join(file.files) or "no array"
+            if "images" not in found.files:
+                held = ", ".join(found.files) or "no array"
                 raise InputError(f"{path} holds {held}, expected an array 'images'", hint=_HINT)
-            return {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
+            return {name: found[name] for name in ("images", "labels", "classes") if name in found.files}
     except OSError as err:
         raise InputError(f"cannot read {path}: {err.strerror or err}") from err
     except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as err:

@@ -50,12 +50,10 @@ def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
     for run in runs:
         if run.measurement is None:
             continue
-        for row in run.measurement.rows:
-            if not row.warm_up_stable:
-                found.append(
-                    f"{run.label}: latency of {row.entry} at batch size {row.batch_size} had not settled after "
-                    f"{row.warm_up_count:,} warm-up inferences."
-                )
+        unsettled = [row for row in run.measurement.rows if not row.warm_up_stable]
+        if unsettled:
+            which = ", ".join(f"{row.entry} at batch size {row.batch_size}" for row in unsettled)
+            found.append(f"{run.label}: latency had not settled when the warm-up ended at its cap: {which}.")
         if run.evaluation is None:
             continue
         engines = {answers.entry: answers.engine_sha256 for answers in run.evaluation.entries}

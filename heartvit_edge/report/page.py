@@ -49,7 +49,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row]) -> str:
         element("meta", http_equiv="Content-Security-Policy", content=POLICY),
         element("title", escaped(f"{title}: heartvit-edge report")),
         # Our own style sheet: nothing in it comes from a file of the user's.
-        element("style", Markup(resources.files("heartvit_edge.report").joinpath("style.css").read_text())),
+        element("style", Markup(resources.files("heartvit_edge.report").joinpath("style.css").read_text("utf-8"))),
     )
     links = [element("a", escaped(text), href=f"#{name}") for name, text in LINKS.items()]
     header = element(

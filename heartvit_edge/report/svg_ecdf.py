@@ -17,7 +17,10 @@ MOST_STEPS = 240
 """Steps of a drawn curve; more samples are thinned to as many order statistics."""
 
 SHOWN_SHARE = 0.995
-"""The axis ends where this share of the slowest engine's inferences has ended; the tail's rest is told in words."""
+"""The axis ends where this share of the slowest engine's inferences has ended; the rest is told in words."""
+
+SHOWN_MEDIANS = 2.5
+"""It ends no further than this many medians of that engine, so that a long tail leaves room for the body."""
 
 Y_TICKS = {0.0: "0", 0.25: "25", 0.5: "50", 0.75: "75", 0.9: "90", 0.99: "99"}
 
@@ -41,7 +44,7 @@ def ecdf_plot(curves: Sequence[tuple[Series, NDArray[np.float64]]], batch_size: 
         batch_size: Images an inference.
     """
     low = min(float(ordered[0]) for _, ordered in curves)
-    high = max(float(np.quantile(ordered, SHOWN_SHARE)) for _, ordered in curves)
+    high = max(_shown_until(ordered) for _, ordered in curves)
     margin = 0.04 * (high - low) or 0.05 * high or 1.0
     x = FRAME.x(max(0.0, low - margin), high + margin)
     y = FRAME.y(0.0, 1.0)
@@ -63,6 +66,10 @@ def ecdf_plot(curves: Sequence[tuple[Series, NDArray[np.float64]]], batch_size: 
             beyond.append(f"{slower} of {len(ordered)} of {series.name} (slowest {ordered[-1]:.3g} ms)")
     label = f"Latency distribution at batch size {batch_size} of {', '.join(series.name for series, _ in curves)}"
     return drawing(FRAME, label, *parts), f"Beyond the right edge: {'; '.join(beyond)}." if beyond else ""
+
+
+def _shown_until(ordered: NDArray[np.float64]) -> float:
+    return float(min(np.quantile(ordered, SHOWN_SHARE), SHOWN_MEDIANS * np.median(ordered)))
 
 
 def _path(points: Sequence[tuple[float, float]], x: Scale, y: Scale) -> str:

@@ -7,30 +7,19 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from fakes.measurements import MACHINE, make_row, make_trial
+from fakes.tiny_pack import SHAPE as TINY_SHAPE
+from fakes.tiny_pack import SOURCE
 from PIL import Image
 
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.evaluation import EntryEvaluation, Evaluation, SampleImage
-from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.measurement import EntryMeasurement, Measurement, PowerTrace, Trial
-from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
+from heartvit_edge.spec.measurement import Measurement, PowerTrace
+from heartvit_edge.spec.model import ImageSetRef, Preprocessing
 from heartvit_edge.spec.pack import BudgetPack, PackEntry, Parity, TensorInfo
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
-SHAPE = ModelShape(
-    img_size=32,
-    patch_size=8,
-    embed_dim=8,
-    depth=3,
-    num_heads=2,
-    head_dim=4,
-    mlp_in_dim=16,
-    mlp_hidden_dim=16,
-    num_classes=3,
-    num_prefix_tokens=1,
-    pool="token",
-)
-SOURCE = ModelSource(name="tiny_vit", weights_sha256="0" * 64)
+SHAPE = TINY_SHAPE.model_copy(update={"depth": 3})
 BLOCKS = {
     "dense": (BlockPlan(kept_heads=(0, 1), num_tokens=17),) * 3,
     "macs-0.5": (
@@ -41,7 +30,7 @@ BLOCKS = {
 }
 KEPT = ((1, (0, 1, 2, 3, 4, 5, 6, 7)), (2, (1, 2, 5, 6)))
 MACS = {"dense": 40_000, "macs-0.5": 20_000}
-ENGINES = {"dense": "d" * 64, "macs-0.5": "5" * 64}
+ENGINE = "e" * 64
 NO_POWER = "no power source on this machine"
 
 
@@ -129,22 +118,13 @@ def make_measurement(
         for entry, samples in latency_ms.items():
             trials = []
             for _ in range(2):
-                scaled = tuple(batch_size * value for value in samples)
-                trials.append(Trial(start_s=clock, end_s=clock + sum(scaled) / 1000, latency_ms=scaled))
-                clock += sum(scaled) / 1000 + 0.5
-            rows.append(
-                EntryMeasurement(
-                    entry=entry,
-                    batch_size=batch_size,
-                    engine_sha256=ENGINES[entry],
-                    warm_up_count=10,
-                    warm_up_stable=warm_up_stable,
-                    trials=tuple(trials),
-                )
-            )
+                trials.append(make_trial(clock, [batch_size * value for value in samples]))
+                clock = trials[-1].end_s + 0.5
+            row = make_row(entry, trials, batch_size)
+            rows.append(row.model_copy(update={"warm_up_stable": warm_up_stable}))
     return Measurement(
         pack=pack or make_pack(),
-        machine=Machine(system="Linux x86_64", cpu="Test CPU", num_cpus=2, versions=(("python", "3.11"),)),
+        machine=MACHINE,
         backend="onnxruntime",
         precision="fp32",
         created="2025-01-02T03:04:05Z",
@@ -160,7 +140,7 @@ def make_evaluation(
     labelled: bool = True,
     classes: Sequence[str] = ("circle", "square", "triangle"),
     pack: BudgetPack | None = None,
-    engines: Mapping[str, str] | None = None,
+    engine: str = ENGINE,
 ) -> Evaluation:
     """Return answers to 100 images: dense 95 right; macs-0.5 90 right and 92 agreeing, KL 0.02 nats; one sample."""
     right = {"dense": 95, "macs-0.5": 90}
@@ -173,7 +153,7 @@ def make_evaluation(
         entries=tuple(
             EntryEvaluation(
                 entry=entry,
-                engine_sha256=(engines or ENGINES)[entry],
+                engine_sha256=engine,
                 top1_correct=right[entry] if labelled else None,
                 top5_correct=None,
                 agreeing=100 if entry == "dense" else 92,

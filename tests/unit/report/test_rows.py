@@ -1,0 +1,129 @@
+"""The rows of the summary: every figure from bench.figures, or a reason."""
+
+from __future__ import annotations
+
+import pytest
+from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
+
+from heartvit_edge.bench.figures import accuracy_figures, energy_figures, latency_figures, ratio_figures
+from heartvit_edge.report.columns import COLUMNS
+from heartvit_edge.report.notes import grouped, reasons, under, warnings
+from heartvit_edge.report.rows import rows_of
+from heartvit_edge.report.runs import Run
+
+COLUMN = {column.key: column for column in COLUMNS}
+
+
+def _run(measurement=None, evaluation=None):
+    return Run("run", measurement, evaluation, measurement.pack if measurement else None)
+
+
+def test_figures_of_a_row_are_those_of_bench_figures():
+    measurement, evaluation = make_measurement(power=True), make_evaluation()
+    row = rows_of([_run(measurement, evaluation)])[1]
+    stored = measurement.rows[1]
+    assert row.figures["p99_ms"] == latency_figures(stored).p99_ms
+    assert row.figures["images_per_s"] == latency_figures(stored).images_per_s
+    assert row.figures["mj_per_inference"] == energy_figures(measurement, stored).mj_per_inference
+    assert row.figures["top1"] == accuracy_figures(evaluation, "macs-0.5").top1
+    assert row.figures["kl_nats"] == accuracy_figures(evaluation, "macs-0.5").kl_nats
+
+
+def test_energy_of_a_constant_trace_is_its_power_times_the_latency():
+    row = rows_of([_run(make_measurement(power=True))])[0]
+    mean_ms = row.figures["mean_ms"].value
+    assert row.figures["mj_per_inference"].value == pytest.approx(5.0 * mean_ms)  # 5 W
+
+
+def test_speed_up_is_one_over_the_latency_ratio_with_its_interval_turned_around():
+    measurement = make_measurement()
+    ratio = ratio_figures(measurement, measurement.rows[1]).latency
+    speed_up = rows_of([_run(measurement)])[1].figures["speed_up"]
+    assert speed_up.value == pytest.approx(2.0, rel=1e-3)
+    assert (speed_up.low, speed_up.high) == (1 / ratio.high, 1 / ratio.low)
+    assert speed_up.low < speed_up.value < speed_up.high
+
+
+def test_plan_figures_are_counted_by_hand():
+    row = rows_of([_run(make_measurement())])[1]
+    assert row.figures["macs_fraction"].value == 0.5
+    assert row.figures["tokens_share"].value == pytest.approx((17 + 9 + 5) / (3 * 17))
+    assert row.figures["heads_share"].value == pytest.approx(5 / 6)
+    assert row.figures["predicted_loss_nats"].value == 0.0125
+    assert row.details == {"macs_fraction": "0.02 M", "tokens_share": "17→9→5", "heads_share": "5 of 6"}
+
+
+def test_every_row_has_every_column_and_each_missing_figure_its_reason():
+    runs = [
+        _run(make_measurement()),
+        Run("evaluated", None, make_evaluation(labelled=False), None),
+        _run(make_measurement(power=True), make_evaluation()),
+    ]
+    rows = rows_of(runs)
+    for row in rows:
+        assert set(row.figures) == set(COLUMN)
+    assert rows[0].figures["mj_per_inference"].reason == NO_POWER
+    assert "heartvit-edge evaluate" in rows[0].figures["agreement"].reason
+    assert rows[2].figures["p50_ms"].reason == "bench did not measure this entry"
+    assert "measurement.json" in rows[2].figures["macs_fraction"].reason
+    assert rows[2].figures["top1"].reason == "the images have no labels"
+
+
+def test_rows_are_ordered_by_batch_size_then_by_the_pack():
+    samples = {"macs-0.5": [1.0] * 3, "dense": [2.0] * 3}
+    rows = rows_of([_run(make_measurement(samples, batch_sizes=(8, 1)))])
+    assert [(row.entry, row.batch_size) for row in rows] == [
+        ("dense", 1),
+        ("macs-0.5", 1),
+        ("dense", 8),
+        ("macs-0.5", 8),
+    ]
+    assert list(grouped(rows)) == [("run", 1), ("run", 8)]
+
+
+def test_an_entry_that_was_evaluated_and_not_measured_has_a_row():
+    rows = rows_of([_run(make_measurement({"dense": [2.0] * 3}), make_evaluation())])
+    assert [(row.entry, row.batch_size) for row in rows] == [("dense", 1), ("macs-0.5", None)]
+    assert rows[1].figures["agreement"].value == 0.92
+
+
+def test_each_reason_is_numbered_once_in_reading_order():
+    rows = rows_of([_run(make_measurement())])
+    numbered = reasons(rows, COLUMNS)
+    assert list(numbered.values()) == [1, 2]
+    assert list(numbered)[1] == NO_POWER
+
+
+def test_under_the_dense_engines_comparisons_stands_that_it_is_the_reference():
+    row = rows_of([_run(make_measurement(), make_evaluation())])[0]
+    assert under(row, COLUMN["agreement"], row.figures["agreement"], "96-100") == "reference"
+    assert under(row, COLUMN["top1"], row.figures["top1"], "89-98") == "89-98"
+    assert under(row, COLUMN["heads_share"], row.figures["heads_share"], "") == "6 of 6"
+
+
+def test_a_warm_up_that_ended_at_its_cap_is_told():
+    told = warnings([_run(make_measurement(warm_up_stable=False))])
+    assert len(told) == 1
+    assert told[0].endswith("ended at its cap: dense at batch size 1, macs-0.5 at batch size 1.")
+
+
+def test_answers_of_other_engines_than_the_timed_ones_are_told():
+    same = warnings([_run(make_measurement(), make_evaluation())])
+    other = warnings([_run(make_measurement(), make_evaluation(engine="9" * 64))])
+    assert same == ()
+    assert len(other) == 1
+    assert "dense, macs-0.5 are from different engines" in other[0]
+
+
+def test_a_plan_with_many_sites_shows_its_first_and_last_token_count():
+    pack = make_pack()
+    shape = pack.shape.model_copy(update={"depth": 6})
+    entries = []
+    for entry, counts in zip(pack.entries, [(17,) * 6, (17, 15, 13, 11, 9, 7)], strict=True):
+        block = entry.plan.blocks[0]
+        blocks = tuple(block.model_copy(update={"num_tokens": count}) for count in counts)
+        plan = entry.plan.model_copy(update={"shape": shape, "blocks": blocks})
+        entries.append(entry.model_copy(update={"plan": plan}))
+    deeper = pack.model_copy(update={"shape": shape, "entries": tuple(entries)})
+    row = rows_of([_run(make_measurement(pack=deeper))])[1]
+    assert row.details["tokens_share"] == "17→…→7"
