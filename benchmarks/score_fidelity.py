@@ -40,7 +40,7 @@ def score_all(dense: DenseModel, images: Tensor, labels: Tensor, scorer: Scorer,
     layout = GateLayout(dense.shape, SITES, 0, info.scale_tokens)
     generator = torch.Generator().manual_seed(seed)
     parts = [
-        info.score(Batch(dense.module, layout, part, part_labels, probes, generator))
+        info.score(Batch(dense.module, layout, part, part_labels, probes, [generator] * len(part)))
         for part, part_labels in zip(torch.split(images, 8), torch.split(labels, 8), strict=True)
     ]
     tokens = [part.tokens.detach() for part in parts if part.tokens is not None]
@@ -128,7 +128,7 @@ def scoring_cost(dense: DenseModel, images: Tensor, rounds: int) -> tuple[float,
             dense.module(images)
         between = time.perf_counter()
         generator = torch.Generator().manual_seed(number)
-        SCORERS["fisher-mc"].score(Batch(dense.module, layout, images, None, 8, generator))
+        SCORERS["fisher-mc"].score(Batch(dense.module, layout, images, None, 8, [generator] * len(images)))
         ratios.append((time.perf_counter() - between) / (between - start))
     low, middle, high = np.quantile(ratios[1:], [0.25, 0.5, 0.75])
     return float(middle), float(low), float(high)

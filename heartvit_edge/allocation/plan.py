@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from heartvit_edge.allocation.cost import dense_macs, plan_macs
-from heartvit_edge.allocation.predict import head_curve, site_terms, token_curve
+from heartvit_edge.allocation.predict import corrected_curves, corrected_heads, head_curve, site_terms
 from heartvit_edge.allocation.solve import Problem, candidate_tokens, losses_at, solve
 from heartvit_edge.errors import InputError
 from heartvit_edge.sensitivity.table import ScoreTable
@@ -54,8 +54,8 @@ def make_plan(table: ScoreTable, budget: Budget, *, prune_heads: bool = True) ->
         made_from = {"sensitivity_sha256": info.digest(), "scorer": info.settings.scorer, "prune_heads": prune_heads}
         return dense_plan(info.source, shape).model_copy(update={"budgets": (budget,)} | made_from)
     candidates = candidate_tokens(shape)
-    terms = site_terms({site: token_curve(scores) for site, scores in table.tokens.items()})
-    curves = [head_curve(np.array(row)) for row in info.heads_mean] if prune_heads else []
+    terms = site_terms(corrected_curves(table))
+    curves = [head_curve(row) for row in corrected_heads(table)] if prune_heads else []
     if curves:
         head_loss = np.stack([losses[: shape.num_heads] for losses, _ in curves])
     else:
@@ -67,7 +67,7 @@ def make_plan(table: ScoreTable, budget: Budget, *, prune_heads: bool = True) ->
             candidates=candidates,
             token_loss=np.stack([losses_at(term, shape, candidates) for term in terms.values()]),
             head_loss=head_loss,
-            max_macs=int(budget.limit * dense_macs(shape)),
+            max_macs=_most_macs(budget.limit, dense_macs(shape)),
         )
     )
     blocks = []
@@ -85,10 +85,21 @@ def make_plan(table: ScoreTable, budget: Budget, *, prune_heads: bool = True) ->
         shape=shape,
         budgets=(budget,),
         blocks=tuple(blocks),
-        predicted_loss_nats=max(found.loss, 0.0),
+        predicted_loss_nats=max(found.loss, 0.0) if info.in_nats else None,
         macs=plan_macs(shape, blocks),
         dense_macs=dense_macs(shape),
         scorer=info.settings.scorer,
         sensitivity_sha256=info.digest(),
         prune_heads=prune_heads,
     )
+
+
+def _most_macs(limit: float, dense: int) -> int:
+    """Return the most MACs whose fraction of ``dense`` is within the limit, as ``PruningPlan.macs_fraction`` has it.
+
+    Flooring limit * dense alone would refuse 29 of 100 under 0.29, since that product is 28.999999999999996.
+    """
+    count = int(limit * dense) + 1
+    while count / dense > limit:
+        count -= 1
+    return count

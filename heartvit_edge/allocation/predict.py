@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from heartvit_edge.sensitivity.table import ScoreTable
+
 Curve = NDArray[np.float64]
 
 
@@ -21,6 +23,29 @@ def token_curve(scores: NDArray[np.float32]) -> Curve:
     """
     ascending = np.sort(np.maximum(scores, 0).astype(np.float64), axis=1)
     return np.concatenate([[0.0], np.cumsum(ascending, axis=1).mean(axis=0)])
+
+
+def corrected_curves(table: ScoreTable) -> dict[int, Curve]:
+    """Return each site's curve of ``token_curve``, corrected by what dropping whole shares of tokens measured.
+
+    The sum of single scores foresees far too little for a large set, and by another factor at each site. Sites without
+    a measured curve keep the sums.
+    """
+    measured = {found.site: found for found in table.info.drop_curves}
+    curves = {site: token_curve(scores) for site, scores in table.tokens.items()}
+    return {
+        site: np.array([measured[site].correct(loss) for loss in curve]) if site in measured else curve
+        for site, curve in curves.items()
+    }
+
+
+def corrected_heads(table: ScoreTable) -> NDArray[np.float64]:
+    """Return the mean loss of removing each head, shape (depth, num_heads), corrected where that was measured."""
+    means = np.array(table.info.heads_mean, dtype=np.float64)
+    correction = table.info.calibration_of("head")
+    if correction is None:
+        return means
+    return correction.scale * np.maximum(means, 0) ** correction.exponent
 
 
 def site_terms(curves: Mapping[int, Curve]) -> dict[int, Curve]:

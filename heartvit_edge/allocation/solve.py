@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,13 @@ from heartvit_edge.allocation.cost import block_macs, dense_macs, fixed_macs
 from heartvit_edge.allocation.predict import Curve
 from heartvit_edge.errors import InfeasibleError
 from heartvit_edge.spec.model import ModelShape
+
+_TOLERANCE = 2e-6
+"""Twice the share of the blocks' dense MACs by which HiGHS may miss the budget."""
+_LARGEST_LOSS = 1e3
+"""What the largest loss is scaled to."""
+_INFEASIBLE = 2
+"""The status of scipy's ``milp`` where no plan meets the constraints."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +30,8 @@ class Problem:
         sites: Blocks before which tokens may be dropped, ascending, each at least 1.
         candidates: Numbers of tokens that a site may keep, prefix included, ascending; the last is all tokens.
         token_loss: For each site, loss by candidate, shape (sites, candidates); terms as ``predict.site_terms`` gives.
-        head_loss: For each block, loss by number of heads removed, shape (depth, heads + 1) or fewer columns: column h
-            is h heads removed, and at least one head always stays.
+        head_loss: For each block, loss by number of heads removed, shape (depth, columns): column h is h heads
+            removed, so one column removes none; at most num_heads columns, for one head always stays.
         max_macs: Budget.
     """
 
@@ -74,27 +82,64 @@ def losses_at(curve: Curve, shape: ModelShape, candidates: tuple[int, ...]) -> N
 def solve(problem: Problem) -> Solution:
     """Return the plan of least predicted loss.
 
-    One binary a (site, candidate) chooses tokens and one a (block, heads removed) chooses heads; their product, which
-    the MACs of a block need, is a continuous variable that the constraints hold at the product's value. Tokens never
-    grow from site to site.
+    HiGHS keeps the budget to about a millionth of the blocks' dense MACs, so its answer is counted again in whole MACs;
+    where that is over the budget, the best plan under a limit that is lower by two millionths is taken.
 
     Raises:
         InfeasibleError: If even the smallest plan exceeds the budget; the message says the least that is reachable.
+    """
+    smallest = Solution(
+        num_keep=(problem.candidates[0],) * len(problem.sites),
+        heads_removed=(problem.head_loss.shape[1] - 1,) * problem.shape.depth,
+        loss=float(problem.token_loss[:, 0].sum() + problem.head_loss[:, -1].sum()),
+    )
+    if _macs(problem, smallest) > problem.max_macs:
+        raise _infeasible(problem, _macs(problem, smallest))
+    shape, margin = problem.shape, 0
+    while (found := _optimum(problem, problem.max_macs - margin)) is not None:
+        if _macs(problem, found) <= problem.max_macs:
+            return found
+        margin = 2 * margin or math.ceil(_TOLERANCE * (dense_macs(shape) - fixed_macs(shape)))
+    return smallest  # no other is below the lowered limit
+
+
+def _macs(problem: Problem, chosen: Solution) -> int:
+    """Return the MACs of a plan."""
+    shape = problem.shape
+    tokens = (shape.num_tokens, *chosen.num_keep)
+    return fixed_macs(shape) + sum(
+        block_macs(shape, tokens[sum(site <= block for site in problem.sites)], shape.num_heads - removed)
+        for block, removed in enumerate(chosen.heads_removed)
+    )
+
+
+def _infeasible(problem: Problem, least: int) -> InfeasibleError:
+    """Return the error that says the least that is reachable, and what limits it."""
+    shape, sites = problem.shape, problem.sites
+    dense = dense_macs(shape)
+    hint = f"--budget {math.ceil(1000 * least / dense) / 1000:g}"
+    if sites[0] > 1:
+        hint += f", or score again with an earlier first site: --sites {','.join(map(str, (1, *sites[1:])))}"
+    return InfeasibleError(
+        f"no plan has {problem.max_macs / dense:.4f} of the dense MACs: with sites {', '.join(map(str, sites))}, "
+        f"at least {problem.candidates[0]} tokens and {shape.num_heads - problem.head_loss.shape[1] + 1} of "
+        f"{shape.num_heads} heads a block, {least / dense:.4f} is the least",
+        hint=hint,
+    )
+
+
+def _optimum(problem: Problem, max_macs: int) -> Solution | None:
+    """Return the plan of least predicted loss, with at most about ``max_macs``; None where there is none.
+
+    One binary a (site, candidate) chooses tokens and one a (block, heads removed) chooses heads; their product, which
+    the MACs of a block need, is a continuous variable that the constraints hold at the product's value. Tokens never
+    grow from site to site.
     """
     from scipy.optimize import Bounds, LinearConstraint, milp
     from scipy.sparse import csr_array
 
     shape, sites, candidates = problem.shape, problem.sites, problem.candidates
     heads = problem.head_loss.shape[1]
-    least = _least_macs(problem)
-    if least > problem.max_macs:
-        dense = dense_macs(shape)
-        raise InfeasibleError(
-            f"no plan has {problem.max_macs / dense:.3f} of the dense MACs: with sites {', '.join(map(str, sites))}, "
-            f"at least {candidates[0]} tokens and {shape.num_heads - heads + 1} heads a block, {least / dense:.3f} is "
-            "the least",
-            hint=f"--budget {np.ceil(1000 * least / dense) / 1000:g}, or an earlier first site: --sites 1,4,8",
-        )
     tokens_at = len(sites) * len(candidates)
     heads_at = shape.depth * heads
     index = _Index(len(sites), len(candidates), shape.depth, heads)
@@ -109,8 +154,8 @@ def solve(problem: Problem) -> Solution:
             before = {index.token(s - 1, k): -float(c) for k, c in enumerate(candidates)}
             rows.append((here | before, -np.inf, 0))
     macs: dict[int, float] = {}
-    base = float(fixed_macs(shape))
-    scale = float(dense_macs(shape))
+    base = fixed_macs(shape)
+    scale = float(dense_macs(shape) - base)
     for block in range(shape.depth):
         rows.append(({index.head(block, h): 1.0 for h in range(heads)}, 1, 1))
         segment = sum(site <= block for site in sites) - 1
@@ -126,7 +171,7 @@ def solve(problem: Problem) -> Solution:
             rows.append((of_count | {index.token(segment, k): -1.0}, 0, 0))
             for h in range(heads):
                 macs[index.both(block, k, h)] = block_macs(shape, count, shape.num_heads - h) / scale
-    rows.append((macs, -np.inf, (problem.max_macs - base) / scale))
+    rows.append((macs, -np.inf, (max_macs - base) / scale))
     matrix = csr_array(
         (
             [value for row, _, _ in rows for value in row.values()],
@@ -137,13 +182,17 @@ def solve(problem: Problem) -> Solution:
         ),
         shape=(len(rows), index.total),
     )
+    largest = np.abs(objective).max()
     result = milp(
-        objective,
+        # HiGHS stops within 1e-6 of the optimum in absolute terms too, which must be little whatever the losses' unit.
+        objective * (_LARGEST_LOSS / largest if largest else 1.0),
         constraints=LinearConstraint(matrix, [low for _, low, _ in rows], [high for _, _, high in rows]),
         integrality=(np.arange(index.total) < tokens_at + heads_at).astype(np.int64),
         bounds=Bounds(0, 1),
         options={"mip_rel_gap": 1e-6},
     )
+    if result.status == _INFEASIBLE:
+        return None
     if result.x is None:
         raise RuntimeError(f"HiGHS found no plan where one exists: {result.message}")
     chosen = result.x > 0.5
@@ -152,7 +201,7 @@ def solve(problem: Problem) -> Solution:
     return Solution(
         num_keep=tuple(candidates[k] for k in token_choice),
         heads_removed=tuple(int(h) for h in head_choice),
-        loss=float(result.fun),
+        loss=float(objective[chosen].sum()),
     )
 
 
@@ -178,14 +227,3 @@ class _Index:
     def both(self, block: int, candidate: int, removed: int) -> int:
         products = self.sites * self.candidates + self.depth * self.heads
         return products + (block * self.candidates + candidate) * self.heads + removed
-
-
-def _least_macs(problem: Problem) -> int:
-    """Return the MACs of the smallest plan."""
-    shape = problem.shape
-    fewest = shape.num_heads - problem.head_loss.shape[1] + 1
-    tokens = [
-        problem.candidates[0] if any(site <= block for site in problem.sites) else shape.num_tokens
-        for block in range(shape.depth)
-    ]
-    return fixed_macs(shape) + sum(block_macs(shape, count, fewest) for count in tokens)

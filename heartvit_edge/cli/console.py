@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-_CONSOLE = Console(stderr=True, highlight=False)
+
+def is_first_process() -> bool:
+    """Return whether this process speaks and writes: rank 0 where torchrun or accelerate launch started several."""
+    return os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0"
+
+
+_CONSOLE = Console(stderr=True, highlight=False, quiet=not is_first_process())
 
 
 def say(message: str) -> None:

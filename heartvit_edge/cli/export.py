@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heartvit_edge.cli import host_options as options
-from heartvit_edge.cli.console import progress_bar, say
+from heartvit_edge.cli.console import is_first_process, progress_bar, say
 from heartvit_edge.cli.plan import Budgets, Heads, parse_budgets, run_plans
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
@@ -65,14 +65,18 @@ def export(
     """
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.pack import write_pack
-    from heartvit_edge.gating.gate import default_gate
+    from heartvit_edge.gating.gate import check_gate, default_gate
 
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     budgets = parse_budgets(budget)
+    if out.name in ("", ".."):
+        raise InputError(f"--out {out} is no folder of its own", hint="--out pack")
     refuse_existing(out, force=force)
-    given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
     scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
+    given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
+    chosen = gate.value if gate is not None else default_gate(given.dense.shape)
+    check_gate(chosen, given.dense.module)
     table = run_score(
         given,
         scores_folder,
@@ -84,8 +88,9 @@ def export(
         batch_size=batch_size,
         force=force and scores is None,
     )
+    if not is_first_process():
+        return
     plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=force and scores is None)
-    chosen = gate.value if gate is not None else default_gate(given.dense.shape)
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
     exported = 1 + sum(not plan.is_dense for plan in plans)
@@ -96,8 +101,9 @@ def export(
             chosen,
             out,
             batches=batches,
-            classes=given.scored.classes,
+            classes=_class_names(given.scored.classes, given.dense.shape.num_classes),
             calibration=table.info.images,
+            sensitivity=table.info,
             force=force,
             advance=lambda _: advance(1),
         )
@@ -105,3 +111,11 @@ def export(
         share = entry.parity.max_abs_error / max(entry.parity.logit_scale, 1e-30)
         say(f"{entry.name}: logits within {share:.1e} of PyTorch's scale on {entry.parity.num_images} images")
     typer.echo(out / MANIFEST)
+
+
+def _class_names(found: tuple[str, ...], num_classes: int) -> tuple[str, ...]:
+    """Return the names if there is one for each class; an image folder may hold but some of the model's classes."""
+    if found and len(found) != num_classes:
+        say(f"the images name {len(found)} of the model's {num_classes} classes: the pack gets no class names")
+        return ()
+    return found

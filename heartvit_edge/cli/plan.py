@@ -96,8 +96,9 @@ def _describe(found: PruningPlan) -> str:
     """Return a plan in one line."""
     sites = ", ".join(f"{count} tokens from block {site}" for site, count in found.sites.items()) or "all tokens"
     heads = sum(len(block.kept_heads) for block in found.blocks)
+    loss = "unknown" if found.predicted_loss_nats is None else f"{found.predicted_loss_nats:.3g} nats"
     return (
         f"{found.budgets[0].label}: {found.macs_fraction:.3f} of {found.dense_macs / 1e9:.2f} GMACs, {sites}, "
         f"{heads} of {found.shape.depth * found.shape.num_heads} heads, "
-        f"predicted loss {found.predicted_loss_nats:.3g} nats"
+        f"predicted loss {loss}"
     )

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heartvit_edge.cli import host_options as options
-from heartvit_edge.cli.console import progress_bar, say
+from heartvit_edge.cli.console import is_first_process, progress_bar, say
 
 if TYPE_CHECKING:
     from heartvit_edge.sensitivity.table import ScoreTable
+
+
+MANY_CLASSES = 100
 
 
 def score(
@@ -35,7 +38,8 @@ def score(
     """Score how much loss each token and head of MODEL is worth on the images of DATA.
 
     Prints the path of the sensitivity map. Scores that exist for the same model, images and settings are not computed
-    again; a run that was killed goes on from its last finished batch.
+    again; a run that was killed goes on from its last finished batch. torchrun or accelerate launch share the images
+    among several processes, GPUs or machines.
 
     Example: heartvit-edge score deit_small_patch16_224 --data images/ --out scores
     """
@@ -51,6 +55,8 @@ def score(
         batch_size=batch_size,
         force=force,
     )
+    if not is_first_process():
+        return
     if explain:
         from heartvit_edge.sensitivity.explain import explain_map
 
@@ -74,6 +80,7 @@ def run_score(
 ) -> ScoreTable:
     """Score with a bar on stderr and return the table; the arguments are the options of ``score``."""
     from heartvit_edge.sensitivity.score import make_settings, score
+    from heartvit_edge.sensitivity.scorers import SCORERS
     from heartvit_edge.sensitivity.table import MAP_FILE
 
     settings = make_settings(
@@ -84,15 +91,19 @@ def run_score(
         unit_groups=unit_groups,
         seed=seed,
     )
+    classes = given.dense.shape.num_classes
+    if settings.scorer == "removal-gate" and classes >= MANY_CLASSES:
+        say(f"removal-gate runs one backward pass for each of {classes} classes; --scorer fisher-mc runs 8 instead")
     existed = (out / MAP_FILE).exists()
-    total = len(given.scored) + (len(given.held_out) if given.held_out is not None else 0)
+    held_out = given.held_out if SCORERS[settings.scorer].in_nats else None
+    total = len(given.scored) + (len(held_out) if held_out is not None else 0)
     with progress_bar(f"scoring by {settings.scorer}", total) as advance:
         table = score(
             given.dense,
             given.scored,
             settings,
             out=out,
-            held_out=given.held_out,
+            held_out=held_out,
             batch_size=batch_size,
             force=force,
             advance=advance,

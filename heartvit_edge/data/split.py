@@ -33,7 +33,9 @@ def split(images: ImageSet, num_first: int, seed: int) -> tuple[ImageSet, ImageS
         )
     order = np.random.default_rng(seed).permutation(len(images))
     first, second = np.sort(order[:num_first]), np.sort(order[num_first:])
-    return _take(images, first, seed), _take(images, second, seed) if len(second) else None
+    if not len(second):
+        return images, None
+    return _take(images, first, seed), _take(images, second, seed)
 
 
 def _take(images: ImageSet, chosen: NDArray[np.int64], seed: int) -> ImageSet:

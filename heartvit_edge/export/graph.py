@@ -44,7 +44,7 @@ def write_graph(model: GatedViT, shape: ModelShape, path: Path) -> None:
     names = [info.name for info in (*inputs, *outputs)]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=TracerWarning)  # shapes are constants here on purpose
-        warnings.filterwarnings("ignore", message="You are using the legacy TorchScript", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter on its own parts, as versions go
         torch.onnx.export(
             model.eval(),
             (example,),
@@ -55,4 +55,15 @@ def write_graph(model: GatedViT, shape: ModelShape, path: Path) -> None:
             output_names=names[len(inputs) :],
             dynamic_axes={name: {0: "batch"} for name in names},
         )
-    onnx.checker.check_model(str(path))
+    graph = onnx.load(path)
+    _state_shapes(graph, (*inputs, *outputs))
+    onnx.checker.check_model(graph, full_check=True)
+    onnx.save(graph, path)
+
+
+def _state_shapes(graph: onnx.ModelProto, declared: tuple[TensorInfo, ...]) -> None:
+    """Write the declared sizes into the graph's inputs and outputs, where the exporter leaves some of them open."""
+    for value, info in zip((*graph.graph.input, *graph.graph.output), declared, strict=True):
+        for dimension, size in zip(value.type.tensor_type.shape.dim, info.shape, strict=True):
+            if size is not None:
+                dimension.dim_value = size

@@ -20,6 +20,7 @@ from heartvit_edge.spec.files import new_folder, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.sensitivity import SensitivityMap
 
 
 def write_pack(
@@ -31,6 +32,7 @@ def write_pack(
     batches: list[NDArray[np.float32]],
     classes: tuple[str, ...],
     calibration: ImageSetRef | None,
+    sensitivity: SensitivityMap | None = None,
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
@@ -44,11 +46,12 @@ def write_pack(
         batches: Real inputs (B, 3, H, W) for the comparison.
         classes: Class names, or empty.
         calibration: Images that the plans' scores were made from.
+        sensitivity: The plans' scores, for the report; None where they are not at hand.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
 
     Raises:
-        InputError: If a plan is of another model, or ``out`` exists and ``force`` is not set.
+        InputError: If a plan is of another model, ``out`` exists and ``force`` is not set, or is no pack.
         CheckError: If a graph does not answer as PyTorch does; nothing is written then.
     """
     for plan in plans:
@@ -56,6 +59,10 @@ def write_pack(
             raise InputError(
                 f"a plan was made for another model ({plan.source.name})", hint="plan again from its scores"
             )
+    if force and out.exists() and not (out / MANIFEST).is_file():
+        raise InputError(
+            f"{out} is no budget pack, and --force replaces only those", hint="name another place with --out"
+        )
     dense.module.cpu()
     named = {"dense": dense_plan(dense.source, dense.shape)}
     ordered = sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs)
@@ -71,6 +78,7 @@ def write_pack(
             preprocessing=dense.preprocessing,
             classes=classes,
             calibration=calibration,
+            sensitivity=sensitivity,
             entries=tuple(entries),
             tool_version=__version__,
         )

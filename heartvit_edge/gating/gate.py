@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
+from heartvit_edge.errors import InputError
 from heartvit_edge.spec.model import ModelShape
 
 GateName = Literal["class-attention", "attention-received"]
@@ -50,3 +52,15 @@ GATES: dict[GateName, Callable[[Tensor, int], Tensor]] = {
 def default_gate(shape: ModelShape) -> GateName:
     """Return the class token's attention where the classifier reads that token, else the attention received."""
     return "class-attention" if shape.pool.startswith("token") else "attention-received"
+
+
+def check_gate(gate: GateName, model: VisionTransformer) -> None:
+    """Return only if the model has what the gate reads.
+
+    Raises:
+        InputError: If the gate reads the class token and the model has none.
+    """
+    if gate == "class-attention" and model.cls_token is None:
+        raise InputError(
+            "gate class-attention reads a class token, the model has none", hint="--gate attention-received"
+        )

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from heartvit_edge.gating.gate import GATES, GateName
+from heartvit_edge.gating.gate import GATES, GateName, check_gate
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.model.surgery import keep_heads
 from heartvit_edge.spec.plan import PruningPlan
@@ -29,11 +29,16 @@ class GatedViT(nn.Module):
             gate: What chooses tokens; None where the plan drops none.
 
         Raises:
-            ValueError: If the plan drops tokens and no gate is given.
+            InputError: If the gate reads a class token that the model does not have.
+            ValueError: If the plan drops tokens and no gate is given, or drops them before block 0.
         """
         super().__init__()
         if plan.sites and gate is None:
             raise ValueError("a plan that drops tokens needs a gate, found none")
+        if 0 in plan.sites:
+            raise ValueError("a gate reads the attention of the block before its site, and block 0 has none")
+        if gate is not None:
+            check_gate(gate, dense)
         self.backbone = keep_heads(dense, [block.kept_heads for block in plan.blocks])
         self.num_keep = {site: count - plan.shape.num_prefix_tokens for site, count in plan.sites.items()}
         self._gate = GATES[gate] if gate is not None else None
@@ -54,7 +59,9 @@ class GatedViT(nn.Module):
         for index, block in enumerate(self.backbone.blocks):
             if index in self.num_keep and self._gate is not None and weights is not None:
                 scores = self._gate(weights, prefix)
-                kept = scores.topk(self.num_keep[index], dim=1).indices.sort(dim=1).values
+                count = self.num_keep[index]
+                best = scores.topk(count, dim=1).indices
+                kept = best.topk(count, dim=1, largest=False).values  # ascending; a traced sort has no constant length
                 tokens = keep_tokens(tokens, kept, prefix)
                 patches = kept if patches is None else patches.gather(1, kept)
                 kept_at_sites.append(patches.to(torch.int32))

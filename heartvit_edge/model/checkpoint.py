@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,21 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.spec.files import sha256_bytes
 
 _NAMED_AT_MOST = 6
+_SAVE_HINT = "save the state dict alone: torch.save(model.state_dict(), FILE)"
+
+# What torch's and safetensors' readers raise on damaged bytes.
+_READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AssertionError,
+    struct.error,
+    pickle.UnpicklingError,
+    SafetensorError,
+)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -27,37 +43,38 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         InputError: If the file is missing, unreadable, unsafe to unpickle, or holds anything but tensors.
     """
     if not path.is_file():
-        raise InputError(f"weights file {path} does not exist")
+        raise InputError(f"weights file {path} " + ("is a folder" if path.is_dir() else "does not exist"))
     try:
         found = load_state_dict(str(path), device="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError, SafetensorError) as err:
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
+    except _READ_ERRORS as err:
+        reason = str(err).partition("\n")[0].partition(" No automatic unsafe")[0]  # timm goes on with unsafe advice
         raise InputError(
-            f"cannot read weights from {path}: {first}",
+            f"cannot read weights from {path}: {type(err).__name__}: {reason}".rstrip(": "),
             hint="expected a .safetensors file, or a checkpoint that torch.load(weights_only=True) accepts",
         ) from err
-    if not isinstance(found, dict):
-        raise InputError(f"{path} holds a {type(found).__name__}, expected tensors by name")
+    except AttributeError as err:  # timm takes whatever the file holds for a dict with names
+        raise InputError(f"{path} does not hold tensors by name", hint=_SAVE_HINT) from err
     others = [name for name, value in found.items() if not isinstance(value, Tensor)]
     if others or not found:
         raise InputError(
             f"{path} holds {', '.join(map(str, others[:_NAMED_AT_MOST])) or 'nothing'}, expected tensors by name",
-            hint="save the state dict alone: torch.save(model.state_dict(), FILE)",
+            hint=_SAVE_HINT,
         )
     return {name: value.float() if value.is_floating_point() else value for name, value in found.items()}
 
 
 def head_classes(files: Sequence[Mapping[str, Tensor]]) -> int | None:
-    """Return the rows of the last ``head.weight`` among the files; None where there is none."""
-    rows = [found["head.weight"].shape[0] for found in files if "head.weight" in found]
-    return rows[-1] if rows else None
+    """Return the rows of the last matrix ``head.weight`` among the files; None where there is none."""
+    heads = [found["head.weight"] for found in files if "head.weight" in found]
+    return (heads[-1].shape[0] or None) if heads and heads[-1].ndim == 2 else None
 
 
 def load_weights(model: nn.Module, files: Sequence[Mapping[str, Tensor]], label: str) -> None:
     """Load the files' tensors into the model, later files over earlier ones; every tensor must fit.
 
     Raises:
-        InputError: If a tensor is missing, unknown or of another shape; the message names the first few of each.
+        InputError: If a tensor is missing, unknown, of another shape or type, or holds NaN or infinity; the message
+            names the first few of each.
     """
     merged: dict[str, Tensor] = {}
     for found in files:
@@ -70,14 +87,23 @@ def load_weights(model: nn.Module, files: Sequence[Mapping[str, Tensor]], label:
         for name, tensor in expected.items()
         if name in merged and merged[name].shape != tensor.shape
     ]
+    mistyped = [
+        f"{name} is {merged[name].dtype}, expected {tensor.dtype}"
+        for name, tensor in expected.items()
+        if name in merged and merged[name].dtype != tensor.dtype
+    ]
+    wild = [name for name, tensor in merged.items() if name in expected and not tensor.isfinite().all()]
+    found_wrong = {"missing:": missing, "unknown:": unknown, "wrong shape:": misshapen, "wrong type:": mistyped}
     problems = [
         f"{word} {', '.join(names[:_NAMED_AT_MOST])}"
         + (f" and {len(names) - _NAMED_AT_MOST} more" if len(names) > _NAMED_AT_MOST else "")
-        for word, names in (("missing:", missing), ("unknown:", unknown), ("wrong shape:", misshapen))
+        for word, names in (found_wrong | {"NaN or infinity in": wild}).items()
         if names
     ]
     if problems:
-        hint = "add a file with the missing tensors: --weights A --weights B" if missing and not unknown else None
+        hint = (
+            "add a file with the missing tensors: --weights A --weights B" if missing and len(problems) == 1 else None
+        )
         raise InputError(f"the weights in {label} do not fit the model; {'; '.join(problems)}", hint=hint)
     model.load_state_dict(merged)
 

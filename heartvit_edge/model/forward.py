@@ -64,8 +64,8 @@ def attend(
         key_bias: Added to every query's logits, shape (B or 1, N).
         head_gate: Multiplies each head's output, shape (B or 1, heads).
     """
-    batch, length, _ = tokens.shape
-    qkv = attn.qkv(tokens).reshape(batch, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
+    length = int(tokens.shape[1])  # so that a traced graph has a constant here, and its one unknown is the batch
+    qkv = attn.qkv(tokens).reshape(-1, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
     query, key, value = qkv.unbind(0)  # each (B, heads, N, head_dim)
     query, key = attn.q_norm(query) * attn.scale, attn.k_norm(key)
     logits = query @ key.transpose(-2, -1)
@@ -75,7 +75,7 @@ def attend(
     heads = weights @ value  # (B, heads, N, head_dim)
     if head_gate is not None:
         heads = heads * head_gate[:, :, None, None]
-    return attn.proj(heads.transpose(1, 2).reshape(batch, length, attn.num_heads * attn.head_dim)), weights
+    return attn.proj(heads.transpose(1, 2).reshape(-1, length, attn.num_heads * attn.head_dim)), weights
 
 
 def feed_forward(mlp: Mlp | GluMlp, tokens: Tensor, unit_gate: Tensor | None = None) -> Tensor:
@@ -164,5 +164,5 @@ def keep_tokens(tokens: Tensor, kept: Tensor, num_prefix: int) -> Tensor:
     Returns:
         Shape (B, num_prefix + K, C).
     """
-    index = kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    index = kept.unsqueeze(-1).repeat(1, 1, int(tokens.shape[-1]))  # a traced expand looks its shape up as it runs
     return torch.cat([tokens[:, :num_prefix], tokens[:, num_prefix:].gather(1, index)], dim=1)

@@ -14,9 +14,9 @@ import torch
 from timm.layers import Attention, GluMlp, LayerScale, Mlp, PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, VisionTransformer, checkpoint_filter_fn
-from torch import nn
+from torch import Tensor, nn
 
-from heartvit_edge.errors import HeartViTError, InputError, MachineError
+from heartvit_edge.errors import InputError, MachineError
 from heartvit_edge.model.checkpoint import head_classes, load_weights, read_tensors, state_sha256
 from heartvit_edge.spec.model import ModelShape, ModelSource, Pool, Preprocessing
 
@@ -99,7 +99,7 @@ def load_dense(
         )
     module = _create(name, kwargs, num_classes=num_classes, img_size=size, pretrained=not weights, device="cpu")
     if weights:
-        filtered = [checkpoint_filter_fn(found, module, adapt_layer_scale=True) for found in tensors]
+        filtered = [_timm_names(found, module, path.name) for found, path in zip(tensors, weights, strict=True)]
         load_weights(module, filtered, ", ".join(path.name for path in weights))
     if not isinstance(module.head, nn.Linear):
         raise InputError(
@@ -138,18 +138,58 @@ def _create(
     try:
         with torch.device(device):
             return timm.create_model(name, pretrained=pretrained, **given)
-    except HeartViTError:
-        raise
-    except (TypeError, AssertionError) as err:
-        raise InputError(f"timm cannot make {name} with {given}: {err}", hint="check --model-kwargs") from err
-    except (OSError, RuntimeError) as err:
+    except OSError as err:
         if not pretrained:
             raise
-        first = str(err).splitlines()[0] if str(err) else type(err).__name__
         raise MachineError(
-            f"cannot fetch timm's pretrained weights of {name}: {first}",
+            f"cannot fetch timm's pretrained weights of {name}: {_first_line(err)}",
             hint="give the weights as a file: --weights FILE",
         ) from err
+    except RuntimeError as err:
+        if pretrained:
+            raise InputError(
+                f"timm's pretrained weights of {name} cannot be used with {given}: {_first_line(err)}",
+                hint="give the weights as a file: --weights FILE",
+            ) from err
+        raise _cannot_make(name, given, err) from err
+    except (TypeError, AssertionError, ValueError, KeyError, ZeroDivisionError) as err:
+        raise _cannot_make(name, given, err) from err
+
+
+def _cannot_make(name: str, given: Mapping[str, object], err: Exception) -> InputError:
+    return InputError(f"timm cannot make {name} with {given}: {_first_line(err)}", hint="check --model-kwargs")
+
+
+def _first_line(err: Exception) -> str:
+    return str(err).partition("\n")[0] or type(err).__name__
+
+
+def _timm_names(found: Mapping[str, Tensor], model: VisionTransformer, label: str) -> dict[str, Tensor]:
+    """Return a file's tensors under timm's names, the position embedding resampled to the model's grid.
+
+    timm would also resample patch kernels of another side, so that the weights of a model with other patches load
+    without a word; they are refused.
+
+    Raises:
+        InputError: If the patches have another side, or the tensors cannot be converted.
+    """
+    names = ("patch_embed.proj.weight", "pos_embed")
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items() if name in names}
+    wrong = [
+        f"{name} is {tuple(found[name].shape)}, expected {shape}"
+        for name, shape in expected.items()
+        if name in found and tuple(found[name].shape) != shape
+    ]
+    message = f"the weights in {label} do not fit the model; wrong shape: {', '.join(wrong)}"
+    kernel = found.get("patch_embed.proj.weight")
+    if kernel is not None and kernel.ndim == 4 and kernel.shape[2:] != model.patch_embed.proj.weight.shape[2:]:
+        raise InputError(message, hint=f"--model-kwargs patch_size={kernel.shape[-1]}")
+    try:
+        return checkpoint_filter_fn(found, model, adapt_layer_scale=True)
+    except (RuntimeError, ValueError, IndexError, AttributeError, AssertionError, KeyError) as err:
+        if wrong:
+            raise InputError(message) from err
+        raise InputError(f"the weights in {label} are in no form that timm converts: {_first_line(err)}") from err
 
 
 def _refuse_unless_plain(name: str, model: nn.Module) -> None:
@@ -166,8 +206,10 @@ def _refuse_unless_plain(name: str, model: nn.Module) -> None:
         reasons.append(f"patches {model.patch_embed.patch_size} or image {model.patch_embed.img_size} are not square")
     if model.in_chans != 3:
         reasons.append(f"input has {model.in_chans} channels, expected 3")
-    if model.attn_pool is not None or model.global_pool not in ("token", "avg") or model.pool_include_prefix:
-        reasons.append(f"pooling is {model.global_pool!r}, expected 'token' or 'avg' over patches")
+    if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
+        reasons.append(f"pooling is {model.global_pool!r}, expected 'token' or 'avg'")
+    elif model.pool_include_prefix:
+        reasons.append("pooling includes the prefix tokens, expected the patches alone")
     for block in model.blocks:
         reasons += _block_reasons(block)
     if reasons:

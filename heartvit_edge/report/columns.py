@@ -37,7 +37,9 @@ COLUMNS = (
     Column("gmacs", "Plan", "GMACs", "GMACs", "Multiply-accumulates of one image", on_page=False),
     Column("tokens_share", "Plan", "Tokens", SHARE, "Tokens over all blocks, as a share of the dense model's"),
     Column("heads_share", "Plan", "Heads", SHARE, "Attention heads over all blocks, as a share of the dense model's"),
-    Column("predicted_loss_nats", "Plan", "Predicted loss", "nats", "What the plan expects the mean KL to be"),
+    Column(
+        "predicted_loss_nats", "Plan", "Predicted loss", "nats", "Mean KL that the plan expects where the scores choose"
+    ),
     Column(
         "kl_nats",
         "Answers",

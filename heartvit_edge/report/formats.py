@@ -36,8 +36,13 @@ def number_text(value: float, decimals: int) -> str:
     """Return a number with thousands separated; a very small one with a power of ten."""
     if 0 < abs(value) < SMALLEST_PLAIN:
         mantissa, exponent = f"{value:.1e}".split("e")
-        return f"{mantissa}{TIMES}10{str(int(exponent)).translate(_SUPERSCRIPTS)}"
+        return f"{mantissa}{TIMES}{power_of_ten(int(exponent))}"
     return f"{value:,.{decimals}f}" if value else "0"
+
+
+def power_of_ten(exponent: int) -> str:
+    """Return ``10`` with its exponent raised."""
+    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
 
 
 def value_text(figure: Figure, unit: str = "") -> str:

@@ -8,6 +8,7 @@ WORDS = {
     "Entry": "One model of the pack: dense, which keeps everything, or the plan of one budget.",
     "MAC": "One multiply-accumulate. Counted in closed form over one image's forward, attention and gates included.",
     "Site": "A block before which tokens are dropped. Class, distillation and register tokens are never dropped.",
+    "Score": "What removing one token or head is predicted to cost, in nats where the scorer predicts a loss.",
     "Predicted loss": "The mean KL that the plan expected from its scores, before anything was run.",
     "KL": "KL(dense || pruned) between class probabilities, in nats, averaged over images: 0 means identical answers.",
     "Agreement": "Share of images to which the pruned and the dense engine give the same class. Needs no labels.",

@@ -18,6 +18,7 @@ from heartvit_edge.report.section_head import facts_card, tiles, title_of
 from heartvit_edge.report.section_plans import plans
 from heartvit_edge.report.section_power import power
 from heartvit_edge.report.section_samples import samples
+from heartvit_edge.report.section_scores import scores
 from heartvit_edge.report.section_speed import latency, trade_off
 from heartvit_edge.report.table import plain_table, summary_table
 
@@ -26,6 +27,7 @@ LINKS = {
     "trade-off": "Trade-off",
     "latency": "Latency",
     "patches": "Patches",
+    "scores": "Scores",
     "plans": "Plans",
     "power": "Power",
     "environment": "Environment",
@@ -66,6 +68,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row]) -> str:
         trade_off(rows, styles),
         latency(runs, rows, styles),
         samples(runs, styles),
+        scores(runs),
         plans(runs, styles),
         power(runs, styles),
         _environment(runs),

@@ -101,7 +101,9 @@ def _plan_figures(plan: PruningPlan | None) -> dict[str, Figure]:
         "gmacs": Figure(value=plan.macs / 1e9),
         "tokens_share": Figure(value=tokens / (plan.shape.depth * plan.shape.num_tokens)),
         "heads_share": Figure(value=heads / (plan.shape.depth * plan.shape.num_heads)),
-        "predicted_loss_nats": Figure(value=plan.predicted_loss_nats),
+        "predicted_loss_nats": Figure(value=plan.predicted_loss_nats)
+        if plan.predicted_loss_nats is not None
+        else _missing(f"scorer {plan.scorer} ranks, and foresees no loss"),
     }
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 
 from heartvit_edge.data.images import ImageSet
-from heartvit_edge.data.preprocess import preprocess
+from heartvit_edge.data.preprocess import preprocess_one
 from heartvit_edge.model.forward import forward
 from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.sensitivity.curves import Drops, measure_drops
+from heartvit_edge.sensitivity.draws import CALIBRATION, image_generator
 from heartvit_edge.sensitivity.gates import GateLayout
 from heartvit_edge.sensitivity.hessian import set_cost
 from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.measure import DenseTrace, head_losses, token_losses, trace_dense
+from heartvit_edge.sensitivity.path import path_cost
+from heartvit_edge.sensitivity.power_law import log_line
 from heartvit_edge.sensitivity.scorers import SCORERS, Batch
 from heartvit_edge.spec.sensitivity import Calibration, Component, ScoreSettings
 
@@ -31,47 +34,63 @@ Points = list[tuple[int, float, float]]
 """Image number, predicted and measured nats."""
 
 
-def calibrate(
+def measure_points(
     dense: DenseModel,
     images: ImageSet,
+    numbers: Iterable[int],
     layout: GateLayout,
     settings: ScoreSettings,
     *,
     advance: Callable[[int], None] = lambda _: None,
-) -> tuple[Calibration, ...]:
-    """Measure a sample of removals on held-out images and fit the correction of each kind.
+) -> tuple[dict[Component, Points], Drops]:
+    """Predict and measure a sample of removals on held-out images.
 
-    Each image gives ``TOKENS_PER_SITE`` single tokens a site, ``HEADS_PER_IMAGE`` single heads, and one random set of
-    tokens a site for each of ``SET_SHARES``, whose prediction is the exact second-order cost by one Hessian-vector
-    product.
+    Each image gives ``TOKENS_PER_SITE`` single tokens a site, ``HEADS_PER_IMAGE`` single heads, one random set of
+    tokens a site for each of ``SET_SHARES`` (predicted by the exact second-order cost, one Hessian-vector product, and
+    by ``path_cost``), and the least-scored shares of ``measure_drops``.
 
     Args:
         dense: The dense model, on its device.
         images: Images that were not scored for the map.
+        numbers: Positions of the images to use.
         layout: The gates that are scored.
         settings: The scorer and its seed.
-        advance: Told 1 after each image.
+        advance: Told the position of each image that is done.
 
     Returns:
-        One correction a kind that has at least three usable points.
+        Predicted and measured nats of each removal by its kind, and of each share dropped by score.
     """
-    generator = torch.Generator().manual_seed(settings.seed + 1)
-    points: dict[Component, Points] = {"token": [], "head": [], "token-set": []}
+    points: dict[Component, Points] = {"token": [], "head": [], "token-set": [], "token-set-path": []}
+    drops: Drops = {}
     device = next(dense.module.parameters()).device
-    for number, inputs in enumerate(preprocess(images, dense.preprocessing, 1)):
-        image = torch.from_numpy(inputs).to(device)
+    for number in numbers:
+        image = torch.from_numpy(preprocess_one(images.read(number), dense.preprocessing))[None].to(device)
+        generator = image_generator(settings.seed, CALIBRATION, number)
         trace = trace_dense(dense.module, image)
         label = None if images.labels is None else torch.from_numpy(images.labels[number : number + 1]).to(device)
         scores = SCORERS[settings.scorer].score(
-            Batch(dense.module, layout, image, label, settings.num_probes or 0, generator)
+            Batch(dense.module, layout, image, label, settings.num_probes or 0, [generator])
         )
         if scores.tokens is not None:
             points["token"] += _single_tokens(dense, trace, layout, scores.tokens[0].cpu(), generator, number)
-            points["token-set"] += _token_sets(dense, trace, image, layout, generator, number)
+            by_product, by_path = _token_sets(dense, trace, image, layout, generator, number)
+            points["token-set"] += by_product
+            points["token-set-path"] += by_path
+            for key, found in measure_drops(dense, trace, layout, scores.tokens[0].cpu()).items():
+                drops.setdefault(key, []).extend(found)
         if scores.heads is not None:
             points["head"] += _single_heads(dense, trace, scores.heads[0].cpu(), generator, number)
-        advance(1)
-    fits = (fit(component, found) for component, found in points.items())
+        advance(number)
+    return points, drops
+
+
+def fit_points(parts: Iterable[Mapping[Component, Points]]) -> tuple[Calibration, ...]:
+    """Return one correction for each kind of removal that can be fitted, from every process's points."""
+    joined: dict[Component, Points] = {}
+    for part in parts:
+        for component, points in part.items():
+            joined.setdefault(component, []).extend(points)
+    fits = (fit(component, sorted(points)) for component, points in joined.items())
     return tuple(found for found in fits if found is not None)
 
 
@@ -113,18 +132,21 @@ def _token_sets(
     layout: GateLayout,
     generator: torch.Generator,
     number: int,
-) -> Points:
-    found: Points = []
+) -> tuple[Points, Points]:
+    by_product: Points = []
+    by_path: Points = []
     patches = dense.shape.num_patches
     for order, site in enumerate(layout.sites):
         removed = torch.zeros(len(SET_SHARES), patches, dtype=torch.bool)
         for row, share in enumerate(SET_SHARES):
             removed[row, torch.randperm(patches, generator=generator)[: max(1, round(share * patches))]] = True
         removed = removed.to(image.device)
-        predicted = predict_token_sets(dense, trace, image, layout, order, removed)
-        measured = token_losses(dense.module, trace, site, removed)
-        found += [(number, float(p), float(m)) for p, m in zip(predicted, measured, strict=True)]
-    return found
+        measured = token_losses(dense.module, trace, site, removed).tolist()
+        products = predict_token_sets(dense, trace, image, layout, order, removed).tolist()
+        by_product += [(number, p, m) for p, m in zip(products, measured, strict=True)]
+        paths = path_cost(dense, trace, site, removed).tolist()
+        by_path += [(number, p, m) for p, m in zip(paths, measured, strict=True)]
+    return by_product, by_path
 
 
 def predict_token_sets(
@@ -141,10 +163,10 @@ def predict_token_sets(
         removed: One row a set, true where a patch token goes, shape (R, num_patches).
     """
     layout = GateLayout(layout.shape, (layout.sites[order],))
-    direction = torch.zeros(len(removed), layout.num_gates, device=image.device)
-    direction[:, : removed.shape[1]] = removed.float()
-    gates = torch.ones_like(direction, requires_grad=True)
     batch = image.expand(len(removed), -1, -1, -1)
+    gates = layout.ones(batch)
+    direction = torch.zeros_like(gates)
+    direction[:, : removed.shape[1]] = removed.to(gates)
 
     def loss(values: torch.Tensor) -> torch.Tensor:
         return kl_to_dense(trace.logits, forward(dense.module, batch, layout.gates(values)))
@@ -153,40 +175,39 @@ def predict_token_sets(
 
 
 def fit(component: Component, points: Points) -> Calibration | None:
-    """Fit measured = scale * predicted ** exponent on logarithms; None with fewer than three usable points.
+    """Fit measured = scale * predicted ** exponent on logarithms.
 
     Args:
         component: What the points are.
         points: Image number, predicted and measured nats.
+
+    Returns:
+        The correction; None with fewer than three usable points, points of one image only, all points alike, or none
+        that the others could be fitted without.
     """
     usable = [(n, p, m) for n, p, m in points if p > _LEAST_NATS and m > _LEAST_NATS]
-    if len(usable) < 3 or len({p for _, p, _ in usable}) < 2:
+    if len(usable) < 3 or any(len({point[column] for point in usable}) < 2 for column in range(3)):
         return None
     image = np.array([n for n, _, _ in usable])
     x = np.log([p for _, p, _ in usable])
     y = np.log([m for _, _, m in usable])
-    slope, offset = _line(x, y)
+    slope, offset = log_line(x, y)
     residual = y - (offset + slope * x)
     factors = []
     for left_out in np.unique(image):
         rest = image != left_out
         if rest.sum() >= 2 and np.ptp(x[rest]) > 0:
-            its_slope, its_offset = _line(x[rest], y[rest])
+            its_slope, its_offset = log_line(x[rest], y[rest])
             factors.append(np.abs(y[~rest] - (its_offset + its_slope * x[~rest])))
-    spread = np.concatenate(factors) if factors else np.abs(residual)
+    if not factors:
+        return None
     return Calibration(
         component=component,
         scale=float(np.exp(offset)),
         exponent=slope,
         spearman=float(spearmanr([p for _, p, _ in points], [m for _, _, m in points]).statistic),
         r_squared=float(1 - residual.var() / y.var()),
-        median_factor=float(np.exp(np.median(spread))),
+        median_factor=float(np.median(np.exp(np.concatenate(factors)))),
         num_points=len(usable),
         num_images=len(np.unique(image)),
     )
-
-
-def _line(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[float, float]:
-    """Return slope and offset of the least-squares line, the slope held at or above 0.05 so that order is kept."""
-    slope = max(float(np.cov(x, y, ddof=0)[0, 1] / x.var()), 0.05)
-    return slope, float(y.mean() - slope * x.mean())

@@ -30,12 +30,20 @@ def explain_map(info: SensitivityMap) -> str:
         lines += ["", f"MLP unit groups: least, mean and most {unit} by block"]
         for block, row in enumerate(info.units_mean):
             lines.append(f"  block {block:>3}  {min(row):.2e}  {sum(row) / len(row):.2e}  {max(row):.2e}")
+    if info.drop_curves:
+        lines += [
+            "",
+            "dropping a site's least-scored tokens, held-out images: tokens dropped, sum of scores -> measured nats",
+        ]
+        for curve in info.drop_curves:
+            points = zip(curve.num_dropped, curve.predicted_nats, curve.measured_nats, strict=True)
+            lines.append(f"  block {curve.site:>3}  " + "  ".join(f"{n}: {p:.2g} -> {m:.2g}" for n, p, m in points))
     if info.calibration:
         lines += ["", "predicted against measured loss on held-out images (measured = scale x predicted ^ exponent)"]
-        lines.append("  removed      scale  exponent  Spearman  R2     median factor  points")
+        lines.append("  removed      scale     exponent  Spearman  R2     median factor  points")
         for found in info.calibration:
             lines.append(
-                f"  {found.component:<11}  {found.scale:<5.2f}  {found.exponent:<8.2f}  {found.spearman:<8.3f}  "
+                f"  {found.component:<11}  {found.scale:<8.3g}  {found.exponent:<8.3g}  {found.spearman:<8.3f}  "
                 f"{found.r_squared:<5.2f}  {found.median_factor:<13.2f}  {found.num_points}"
             )
     return "\n".join(lines)

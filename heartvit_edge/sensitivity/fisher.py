@@ -6,6 +6,8 @@ F = sum_c p_c (d log p_c / dm)(d log p_c / dm)^T, so half its diagonal is the le
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -36,7 +38,7 @@ def exact_diagonal(log_probs: Tensor, gates: Tensor) -> Tensor:
 
 
 def monte_carlo_diagonal(
-    log_probs: Tensor, gates: Tensor, num_samples: int, generator: torch.Generator
+    log_probs: Tensor, gates: Tensor, num_samples: int, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     r"""Return an unbiased estimate of half the Fisher diagonal and its standard error, in nats.
 
@@ -46,7 +48,7 @@ def monte_carlo_diagonal(
         log_probs: Log-probabilities (B, C), a function of the gates; row b depends on row b of the gates only.
         gates: Leaf (B, P) at one.
         num_samples: Draws an image, at least two.
-        generator: Source of the draws, on the CPU.
+        generators: Source of each image's draws, on the CPU.
 
     Returns:
         Mean and standard error over the draws, each (B, P).
@@ -60,7 +62,13 @@ def monte_carlo_diagonal(
     """
     if num_samples < 2:
         raise ValueError(f"num_samples must be at least 2, found {num_samples}")
-    draws = torch.multinomial(log_probs.detach().exp().cpu(), num_samples, replacement=True, generator=generator)
+    probs = log_probs.detach().exp().cpu()
+    draws = torch.stack(
+        [
+            torch.multinomial(row, num_samples, replacement=True, generator=generator)
+            for row, generator in zip(probs, generators, strict=True)
+        ]
+    )
     mean = torch.zeros_like(gates)
     spread = torch.zeros_like(gates)  # running sum of squared deviations (Welford)
     for index in range(num_samples):

@@ -32,9 +32,9 @@ class GateLayout:
         """Length of the vector."""
         return len(self.sites) * self.shape.num_patches + self.shape.depth * (self.shape.num_heads + self.unit_groups)
 
-    def ones(self, batch: int) -> Tensor:
-        """Return the gates of the dense model, shape (batch, num_gates), ready for differentiation."""
-        return torch.ones(batch, self.num_gates, requires_grad=True)
+    def ones(self, images: Tensor) -> Tensor:
+        """Return the gates of the dense model for images (B, 3, H, W), shape (B, num_gates), a leaf of their type."""
+        return torch.ones(len(images), self.num_gates, dtype=images.dtype, device=images.device, requires_grad=True)
 
     def split(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return views of values (B, num_gates): tokens (B, sites, num_patches), heads (B, depth, num_heads), units."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ def hessian_vector_product(gradient: Tensor, gates: Tensor, vector: Tensor, *, r
 
 
 def hutchinson_diagonal(
-    loss: Callable[[Tensor], Tensor], gates: Tensor, num_probes: int, generator: torch.Generator
+    loss: Callable[[Tensor], Tensor], gates: Tensor, num_probes: int, generators: Sequence[torch.Generator]
 ) -> tuple[Tensor, Tensor]:
     r"""Return an unbiased estimate of half the Hessian's diagonal and its standard error.
 
@@ -39,24 +39,29 @@ def hutchinson_diagonal(
         loss: Maps gates (B, P) to one loss an image (B,).
         gates: Leaf (B, P), the point of expansion.
         num_probes: Hessian-vector products to spend, at least two.
-        generator: Source of the probes, on the CPU.
+        generators: Source of each image's probes, on the CPU.
 
     Returns:
         Mean and standard error over the probes, each (B, P), in units of the loss. Entries may be negative.
 
     Raises:
-        ValueError: If ``num_probes`` is below two, where no standard error exists.
+        ValueError: If ``num_probes`` is below two, where no standard error exists, or the number of generators is
+            not the batch size.
 
     Source:
         Bekas, Kokiopoulou and Saad (2007), "An estimator for the diagonal of a matrix", with Hutchinson's probes.
     """
     if num_probes < 2:
         raise ValueError(f"num_probes must be at least 2, found {num_probes}")
+    if len(generators) != len(gates):
+        raise ValueError(f"expected one generator for each of {len(gates)} images, found {len(generators)}")
+    size = (num_probes, gates.shape[1])
+    signs = torch.stack([torch.randint(0, 2, size, generator=generator) * 2 - 1 for generator in generators], dim=1)
     (gradient,) = torch.autograd.grad(loss(gates).sum(), gates, create_graph=True)
     mean = torch.zeros_like(gates)
     spread = torch.zeros_like(gates)
     for index in range(num_probes):
-        probe = (torch.randint(0, 2, gates.shape, generator=generator) * 2 - 1).to(gates)
+        probe = signs[index].to(gates)
         product = hessian_vector_product(gradient, gates, probe, retain=index < num_probes - 1)
         sample = probe * product / 2
         step = sample - mean

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.errors import InputError
 from heartvit_edge.model.zoo import DenseModel
-from heartvit_edge.sensitivity.calibrate import calibrate
+from heartvit_edge.sensitivity.calibrate import Points, fit_points, measure_points
+from heartvit_edge.sensitivity.curves import Drops, fit_drops
+from heartvit_edge.sensitivity.draws import SCORING, image_generator
 from heartvit_edge.sensitivity.gates import GateLayout
+from heartvit_edge.sensitivity.precision import check_precision, full_precision
 from heartvit_edge.sensitivity.scorers import DEFAULT_PROBES, SCORERS, Batch, Scores
-from heartvit_edge.sensitivity.shards import World, join_shards, run_shards
-from heartvit_edge.sensitivity.table import ARRAYS_FILE, MAP_FILE, ScoreTable, read_table, write_arrays
-from heartvit_edge.spec.files import sha256_bytes
-from heartvit_edge.spec.sensitivity import Calibration, Scorer, ScoreSettings, SensitivityMap
+from heartvit_edge.sensitivity.shards import Shard, join_shards, run_shards
+from heartvit_edge.sensitivity.stored import blank_map, scores_key, store_scores, stored_scores
+from heartvit_edge.sensitivity.table import ScoreTable
+from heartvit_edge.sensitivity.world import World, join_world
+from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.sensitivity import Component, Scorer, ScoreSettings, SensitivityMap
 
-Array = NDArray[np.float32]
 Advance = Callable[[int], None]
 
 _SHARDS_FOLDER = ".shards"
@@ -46,18 +48,21 @@ def make_settings(
     """Return complete settings for a model of that depth.
 
     Raises:
-        InputError: If a site is not a block from 1 on, or a draw count is given to an exact scorer or below two.
+        InputError: If a site is not a block from 1 on, a draw count is given to an exact scorer or is below two, or
+            unit groups are given to a scorer that scores none.
     """
     chosen = tuple(sorted(set(sites))) or default_sites(depth)
     if not chosen or chosen[0] < 1 or chosen[-1] >= depth:
         raise InputError(
             f"sites {sites} must be blocks 1 to {depth - 1} of this model", hint="for example --sites 3,6,9"
         )
-    stochastic = SCORERS[scorer].stochastic
+    stochastic, by_gates = SCORERS[scorer].stochastic, SCORERS[scorer].by_gates
     if num_probes is not None and not stochastic:
         raise InputError(f"scorer {scorer} is exact and takes no --probes", hint="leave --probes out")
     if num_probes is not None and num_probes < 2:
         raise InputError(f"--probes must be at least 2, found {num_probes}", hint="--probes 8")
+    if unit_groups and not by_gates:
+        raise InputError(f"scorer {scorer} scores no MLP units", hint="leave --unit-groups out")
     return ScoreSettings(
         scorer=scorer,
         sites=chosen,
@@ -81,89 +86,121 @@ def score(
     """Score every image, calibrate on held-out ones, and store the map and its arrays in ``out``.
 
     Scores of the same model, images and settings that ``out`` holds already are read, not computed again. Memory is
-    bounded by one batch of ``batch_size`` images. Under ``torchrun`` the images are shared among the processes, and
-    rank 0 writes.
+    bounded by one batch of ``batch_size`` images. Under ``torchrun`` or ``accelerate launch`` the images are shared
+    among the processes: rank 0 writes, and each returns the whole.
 
     Args:
-        dense: The dense model.
+        dense: The dense model, float32; moved to this process's GPU where there is one.
         images: Images to score.
         settings: What is asked of the scorer.
         out: Folder of the result.
         held_out: Images on which predicted is compared with measured loss; None: no calibration.
         batch_size: Images a forward.
         force: Replace scores in ``out`` that were made from something else.
-        advance: Told the images done after each batch.
+        advance: Told, at rank 0, how many more images are done by all processes.
 
     Returns:
         The stored scores.
 
     Raises:
-        InputError: If ``out`` holds scores of something else and ``force`` is not set.
+        InputError: If ``out`` holds scores of something else and ``force`` is not set, the settings do not fit the
+            model, or the weights are in half precision.
+        CheckError: If the scores in ``out`` were altered and ``force`` is not set.
+        MachineError: If another process of the run has ended.
     """
-    info = SCORERS[settings.scorer]
-    held_ref = held_out.ref() if held_out is not None and info.in_nats else None
-    layout = GateLayout(dense.shape, settings.sites, settings.unit_groups, info.scale_tokens)
-    if (out / MAP_FILE).exists():
-        stored = read_table(out)
-        difference = _difference(stored.info, dense, images, settings, held_ref is not None)
-        if not difference:
-            advance(len(images) + (len(held_out) if held_out is not None and held_ref else 0))
+    check_precision(dense.module)
+    _check_groups(dense.shape, settings.unit_groups)
+    used = held_out if SCORERS[settings.scorer].in_nats else None
+    with join_world() as world:
+        device = world.device()
+        tell = advance if world.rank == 0 else lambda _: None
+        wanted = blank_map(dense, images, settings, used)
+        stored = world.share(stored_scores(out, wanted, force=force) if world.rank == 0 else None)
+        if stored is not None:
+            tell(len(images) + (len(used) if used is not None else 0))
             return stored
-        if not force:
-            raise InputError(f"{out} holds scores of another {difference}", hint="name another folder, or add --force")
-    world = World.join()
-    device = torch.device("cuda", world.rank % torch.cuda.device_count()) if torch.cuda.is_available() else "cpu"
-    dense.module.to(device)
-    key = sha256_bytes(
-        dense.source.weights_sha256.encode(), images.ref().sha256.encode(), settings.model_dump_json().encode()
-    )
-    work = out / _SHARDS_FOLDER / f"{key[:16]}-{batch_size}"
-
-    def compute(number: int, inputs: Tensor) -> dict[str, Array]:
-        start = number * batch_size
-        labels = images.labels
-        batch = Batch(
-            model=dense.module,
-            layout=layout,
-            images=inputs.to(device),
-            labels=None if labels is None else torch.from_numpy(labels[start : start + len(inputs)]).to(device),
-            num_probes=settings.num_probes or 0,
-            generator=torch.Generator().manual_seed(settings.seed * 1_000_003 + number),
-        )
-        return _named(info.score(batch), settings)
-
-    shards = run_shards(_own_batches(images, dense, batch_size, world), compute, work, advance)
-    arrays = join_shards(world.gather(shards))
-    table = ScoreTable(
-        info=_summary(dense, images, settings, arrays),
-        tokens={site: arrays[f"tokens_{site}"] for site in settings.sites if f"tokens_{site}" in arrays},
-        heads=arrays.get("heads"),
-        units=arrays.get("units"),
-    )
-    if world.rank == 0:
-        points: tuple[Calibration, ...] = ()
-        if held_out is not None and held_ref is not None:
-            points = calibrate(dense, held_out, layout, settings, advance=advance)
-        digest = write_arrays(out, arrays, force=True)
-        found = table.info.model_copy(
-            update={"arrays_sha256": digest, "calibration": points, "calibration_images": held_ref}
-        )
-        found.write(out / MAP_FILE, force=True)
+        dense.module.to(device)
+        with full_precision(device):
+            table = _compute(dense, images, used, wanted, out, batch_size, world, tell)
         shutil.rmtree(out / _SHARDS_FOLDER, ignore_errors=True)
-        table = ScoreTable(info=found, tokens=table.tokens, heads=table.heads, units=table.units)
-    world.leave()
     return table
 
 
-def _own_batches(images: ImageSet, dense: DenseModel, batch_size: int, world: World) -> Iterator[tuple[int, Tensor]]:
-    """Yield the number and inputs of every batch of this process: rank r takes batches r, r + size, ..."""
-    for number in range(world.rank, -(-len(images) // batch_size), world.size):
+def _compute(
+    dense: DenseModel,
+    images: ImageSet,
+    held_out: ImageSet | None,
+    blank: SensitivityMap,
+    out: Path,
+    batch_size: int,
+    world: World,
+    tell: Advance,
+) -> ScoreTable:
+    """Score this process's share of the images, and join and store everything at rank 0."""
+    settings = blank.settings
+    info = SCORERS[settings.scorer]
+    layout = GateLayout(dense.shape, settings.sites, settings.unit_groups, info.scale_tokens)
+    device = next(dense.module.parameters()).device
+
+    def compute(number: int) -> Shard:
         chosen = range(number * batch_size, min((number + 1) * batch_size, len(images)))
         inputs = next(preprocess((images.read(index) for index in chosen), dense.preprocessing, batch_size))
-        yield number, torch.from_numpy(inputs)
+        labels = None if images.labels is None else torch.from_numpy(images.labels[chosen.start : chosen.stop])
+        batch = Batch(
+            model=dense.module,
+            layout=layout,
+            images=torch.from_numpy(inputs).to(device),
+            labels=None if labels is None else labels.to(device),
+            num_probes=settings.num_probes or 0,
+            generators=[image_generator(settings.seed, SCORING, index) for index in chosen],
+        )
+        return _named(info.score(batch), settings)
+
+    def after_batch(number: int) -> None:
+        tell(min((number + world.size) * batch_size, len(images)) - number * batch_size)
+
+    numbers = range(world.rank, -(-len(images) // batch_size), world.size)
+    work = out / _SHARDS_FOLDER / f"{scores_key(blank)[:16]}-{batch_size}"
+    own = run_shards(numbers, compute, work, after_batch)
+    points: dict[Component, Points] = {}
+    drops: Drops = {}
+    if held_out is not None:
+        last = len(held_out)
+        points, drops = measure_points(
+            dense,
+            held_out,
+            range(world.rank, last, world.size),
+            layout,
+            settings,
+            advance=lambda number: tell(min(number + world.size, last) - number),
+        )
+    parts = world.gather((own, points, drops))
+    table = None
+    if world.rank == 0:
+        arrays = join_shards({number: shard for shards, _, _ in parts for number, shard in shards.items()})
+        calibration = fit_points(found for _, found, _ in parts)
+        table = store_scores(out, blank, arrays, calibration, fit_drops(found for _, _, found in parts))
+    shared = world.share(table)
+    assert shared is not None
+    return shared
 
 
-def _named(scores: Scores, settings: ScoreSettings) -> dict[str, Array]:
+def _check_groups(shape: ModelShape, unit_groups: int) -> None:
+    """Return only if the groups divide the MLP's hidden units.
+
+    Raises:
+        InputError: If they do not.
+    """
+    hidden = shape.mlp_hidden_dim
+    if unit_groups and hidden % unit_groups:
+        lower = max(groups for groups in range(1, min(unit_groups, hidden) + 1) if hidden % groups == 0)
+        raise InputError(
+            f"{unit_groups} unit groups do not divide the {hidden} hidden units of a block evenly",
+            hint=f"for example --unit-groups {lower}",
+        )
+
+
+def _named(scores: Scores, settings: ScoreSettings) -> Shard:
     """Return the scores under the names that the map's file uses."""
     named: dict[str, Tensor | None] = {"heads": scores.heads, "units": scores.units}
     named |= {"heads_stderr": scores.heads_stderr, "units_stderr": scores.units_stderr}
@@ -171,62 +208,3 @@ def _named(scores: Scores, settings: ScoreSettings) -> dict[str, Array]:
         named[f"tokens_{site}"] = None if scores.tokens is None else scores.tokens[:, order]
         named[f"tokens_{site}_stderr"] = None if scores.tokens_stderr is None else scores.tokens_stderr[:, order]
     return {name: value.detach().to("cpu", torch.float32).numpy() for name, value in named.items() if value is not None}
-
-
-def _difference(
-    stored: SensitivityMap, dense: DenseModel, images: ImageSet, settings: ScoreSettings, calibrated: bool
-) -> str:
-    """Return what the stored map was made from that differs, in words; empty where nothing does."""
-    checks = {
-        "model": stored.source.weights_sha256 == dense.source.weights_sha256 and stored.shape == dense.shape,
-        "preprocessing": stored.preprocessing == dense.preprocessing,
-        "image set": stored.images.sha256 == images.ref().sha256,
-        "scorer or setting": stored.settings == settings,
-        "calibration": bool(stored.calibration) == calibrated,
-    }
-    return ", ".join(name for name, same in checks.items() if not same)
-
-
-def _mean_and_stderr(values: Array) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the mean over the first axis and its standard error (0 for a single image)."""
-    wide = values.astype(np.float64)
-    mean = wide.mean(axis=0)
-    if len(wide) < 2:
-        return mean, np.zeros_like(mean)
-    return mean, wide.std(axis=0, ddof=1) / len(wide) ** 0.5
-
-
-def _summary(dense: DenseModel, images: ImageSet, settings: ScoreSettings, arrays: dict[str, Array]) -> SensitivityMap:
-    """Return the map of the arrays, before they are stored and calibrated."""
-    means: dict[str, NDArray[np.float64]] = {}
-    errors: dict[str, NDArray[np.float64]] = {}
-    for name in ("heads", "units"):
-        if name in arrays:
-            means[name], errors[name] = _mean_and_stderr(arrays[name])
-    sites = {
-        site: _mean_and_stderr(arrays[f"tokens_{site}"].mean(axis=1))
-        for site in settings.sites
-        if f"tokens_{site}" in arrays
-    }
-
-    def rows(table: dict[str, NDArray[np.float64]], name: str) -> tuple[tuple[float, ...], ...]:
-        return tuple(tuple(row) for row in table[name].tolist()) if name in table else ()
-
-    info = SCORERS[settings.scorer]
-    return SensitivityMap(
-        source=dense.source,
-        shape=dense.shape,
-        preprocessing=dense.preprocessing,
-        images=images.ref(),
-        settings=settings,
-        estimator=info.estimator,
-        in_nats=info.in_nats,
-        arrays=ARRAYS_FILE,
-        arrays_sha256="0" * 64,
-        heads_mean=rows(means, "heads"),
-        heads_stderr=rows(errors, "heads"),
-        units_mean=rows(means, "units"),
-        units_stderr=rows(errors, "units"),
-        site_mean={site: float(mean) for site, (mean, _) in sites.items()},
-        site_stderr={site: float(error) for site, (_, error) in sites.items()},
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,6 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 from torch.nn import functional
 
+from heartvit_edge.errors import InputError
 from heartvit_edge.model.forward import embed, forward, run_block
 from heartvit_edge.sensitivity.fisher import exact_diagonal, monte_carlo_diagonal
 from heartvit_edge.sensitivity.gates import GateLayout
@@ -30,7 +31,7 @@ class Batch:
         images: Normalised, shape (B, 3, H, W), on the model's device.
         labels: Class indices (B,); None where the images have none.
         num_probes: Draws an image for stochastic estimators.
-        generator: Source of every draw, on the CPU.
+        generators: Source of each image's draws, on the CPU; exact scorers read none.
     """
 
     model: VisionTransformer
@@ -38,7 +39,7 @@ class Batch:
     images: Tensor
     labels: Tensor | None
     num_probes: int
-    generator: torch.Generator
+    generators: Sequence[torch.Generator]
 
 
 @dataclass(frozen=True)
@@ -71,14 +72,18 @@ class ScorerInfo:
         in_nats: Whether a score is a predicted loss in nats.
         stochastic: Whether it spends ``num_probes`` draws and gives standard errors.
         scale_tokens: Whether its token gates scale tokens instead of removing keys.
+        by_gates: Whether it scores tokens, heads and MLP units alike; otherwise tokens alone or heads alone.
+        labelled: Whether it reads labels where the images have them.
         estimator: How the scores come about, in words.
     """
 
     score: Callable[[Batch], Scores]
-    in_nats: bool
-    stochastic: bool
-    scale_tokens: bool
     estimator: str
+    in_nats: bool = False
+    stochastic: bool = False
+    scale_tokens: bool = False
+    by_gates: bool = False
+    labelled: bool = False
 
 
 def _from_gates(layout: GateLayout, values: Tensor, stderr: Tensor | None = None) -> Scores:
@@ -93,19 +98,15 @@ def _gated_logits(batch: Batch, gates: Tensor) -> Tensor:
     return forward(batch.model, batch.images, batch.layout.gates(gates))
 
 
-def _ones(batch: Batch) -> Tensor:
-    return batch.layout.ones(len(batch.images)).to(batch.images.device).detach().requires_grad_()
-
-
 def _removal_gate(batch: Batch) -> Scores:
-    gates = _ones(batch)
+    gates = batch.layout.ones(batch.images)
     return _from_gates(batch.layout, exact_diagonal(functional.log_softmax(_gated_logits(batch, gates), dim=1), gates))
 
 
 def _fisher_mc(batch: Batch) -> Scores:
-    gates = _ones(batch)
+    gates = batch.layout.ones(batch.images)
     log_probs = functional.log_softmax(_gated_logits(batch, gates), dim=1)
-    return _from_gates(batch.layout, *monte_carlo_diagonal(log_probs, gates, batch.num_probes, batch.generator))
+    return _from_gates(batch.layout, *monte_carlo_diagonal(log_probs, gates, batch.num_probes, batch.generators))
 
 
 def _labels(batch: Batch, logits: Tensor) -> Tensor:
@@ -118,11 +119,12 @@ def _heart_literal(batch: Batch) -> Scores:
         logits = _gated_logits(batch, gates)
         return cross_entropy(_labels(batch, logits), logits)
 
-    return _from_gates(batch.layout, *hutchinson_diagonal(loss, _ones(batch), batch.num_probes, batch.generator))
+    gates = batch.layout.ones(batch.images)
+    return _from_gates(batch.layout, *hutchinson_diagonal(loss, gates, batch.num_probes, batch.generators))
 
 
 def _taylor(batch: Batch) -> Scores:
-    gates = _ones(batch)
+    gates = batch.layout.ones(batch.images)
     logits = _gated_logits(batch, gates)
     (slope,) = torch.autograd.grad(cross_entropy(_labels(batch, logits), logits).sum(), gates)
     return _from_gates(batch.layout, slope.abs())
@@ -134,14 +136,18 @@ def _token_features(batch: Batch, read: Callable[[Tensor, Tensor], Tensor]) -> S
     prefix = batch.model.num_prefix_tokens
     tokens = embed(batch.model, batch.images)
     found = []
-    for index, block in enumerate(batch.model.blocks):
+    for site, block in enumerate(batch.model.blocks[: batch.layout.sites[-1]], start=1):
         tokens, weights = run_block(block, tokens)
-        if index + 1 in batch.layout.sites:
+        if site in batch.layout.sites:
             found.append(read(tokens, weights)[:, prefix:])
     return Scores(tokens=torch.stack(found, dim=1))
 
 
 def _class_attention(batch: Batch) -> Scores:
+    if batch.model.cls_token is None:
+        raise InputError(
+            "scorer class-attention needs a class token, this model has none", hint="--scorer attention-received"
+        )
     return _token_features(batch, lambda _, weights: weights[:, :, 0].mean(dim=1))
 
 
@@ -166,34 +172,46 @@ def _magnitude(batch: Batch) -> Scores:
 
 
 def _random(batch: Batch) -> Scores:
-    values = torch.rand(len(batch.images), batch.layout.num_gates, generator=batch.generator)
+    values = torch.stack([torch.rand(batch.layout.num_gates, generator=generator) for generator in batch.generators])
     return _from_gates(batch.layout, values.to(batch.images.device))
 
 
 SCORERS: dict[Scorer, ScorerInfo] = {
     "removal-gate": ScorerInfo(
-        _removal_gate, True, False, False, "exact Fisher diagonal of the removal gates: one backward pass a class"
+        _removal_gate,
+        "exact Fisher diagonal of the removal gates: one backward pass a class",
+        in_nats=True,
+        by_gates=True,
     ),
     "fisher-mc": ScorerInfo(
-        _fisher_mc, True, True, False, "Monte-Carlo Fisher diagonal of the removal gates: one backward pass a draw"
+        _fisher_mc,
+        "Monte-Carlo Fisher diagonal of the removal gates: one backward pass a draw",
+        in_nats=True,
+        stochastic=True,
+        by_gates=True,
     ),
     "heart-literal": ScorerInfo(
         _heart_literal,
-        True,
-        True,
-        True,
         "half z^T H z of the labelled loss by Pearlmutter products with Hutchinson signs (may be negative)",
+        in_nats=True,
+        stochastic=True,
+        scale_tokens=True,
+        by_gates=True,
+        labelled=True,
     ),
     "taylor": ScorerInfo(
-        _taylor, False, False, False, "magnitude of the labelled loss's first derivative by the removal gate"
+        _taylor,
+        "magnitude of the labelled loss's first derivative by the removal gate",
+        by_gates=True,
+        labelled=True,
     ),
     "class-attention": ScorerInfo(
-        _class_attention, False, False, False, "attention of the class token in the block before, mean over heads"
+        _class_attention, "attention of the class token in the block before, mean over heads"
     ),
     "attention-received": ScorerInfo(
-        _attention_received, False, False, False, "attention received in the block before, mean over queries and heads"
+        _attention_received, "attention received in the block before, mean over queries and heads"
     ),
-    "token-norm": ScorerInfo(_token_norm, False, False, False, "Euclidean norm of the token"),
-    "magnitude": ScorerInfo(_magnitude, False, False, False, "Frobenius norm of the head's weights"),
-    "random": ScorerInfo(_random, False, False, False, "uniform random numbers"),
+    "token-norm": ScorerInfo(_token_norm, "Euclidean norm of the token"),
+    "magnitude": ScorerInfo(_magnitude, "Frobenius norm of the head's weights"),
+    "random": ScorerInfo(_random, "uniform random numbers", by_gates=True),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +62,11 @@ def read_table(folder: Path) -> ScoreTable:
     info = SensitivityMap.read(folder / MAP_FILE)
     check_sha256(folder / info.arrays, info.arrays_sha256, hint="score again with --force")
     with np.load(folder / info.arrays, allow_pickle=False) as stored:
-        arrays = {name: stored[name] for name in stored.files}
+        return make_table(info, {name: stored[name] for name in stored.files})
+
+
+def make_table(info: SensitivityMap, arrays: Mapping[str, Array]) -> ScoreTable:
+    """Return the table of a map and its arrays, which are named as in the file."""
     return ScoreTable(
         info=info,
         tokens={site: arrays[f"tokens_{site}"] for site in info.settings.sites if f"tokens_{site}" in arrays},

@@ -35,23 +35,21 @@ class Budget(Spec):
         """Return the budget written as ``0.7`` or ``macs=0.7``.
 
         Raises:
-            InputError: If the quantity is unknown or the number is outside (0, 1].
+            InputError: If the quantity is unknown, or what follows is no number in (0, 1].
         """
-        quantity, _, number = text.rpartition("=")
-        if quantity not in ("", "macs"):
+        quantity, sign, number = text.rpartition("=")
+        if sign and quantity != "macs":
             raise InputError(f"unknown budget {quantity!r} in {text!r}", hint="write --budget 0.7 or --budget macs=0.7")
+        hint = "a macs budget is the share of the dense model's MACs that may stay: --budget 0.7"
         try:
             limit = float(number)
-        except ValueError:
-            limit = 0.0
+        except ValueError as err:
+            raise InputError(f"budget {text!r} has no number, expected one in (0, 1]", hint=hint) from err
         if not 0 < limit <= 1:
-            raise InputError(
-                f"budget {text!r} is outside (0, 1]",
-                hint="a macs budget is the share of the dense model's MACs that may stay: --budget 0.7",
-            )
+            raise InputError(f"budget {text!r} is outside (0, 1]", hint=hint)
         return cls(limit=limit)
 
     @property
     def label(self) -> str:
-        """Return a name that is fit for a file, such as ``macs-0.7``."""
-        return f"{self.quantity}-{self.limit:g}"
+        """Return a name that is fit for a file, such as ``macs-0.7``; different budgets have different names."""
+        return f"{self.quantity}-{repr(self.limit).removesuffix('.0')}"

@@ -53,9 +53,9 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """Return only if ``path`` may be written.
 
     Raises:
-        InputError: If it exists and ``force`` is not set.
+        InputError: If it exists, if only as a link to nothing, and ``force`` is not set.
     """
-    if path.exists() and not force:
+    if os.path.lexists(path) and not force:
         raise InputError(f"{path} exists already", hint="name another place, or add --force to replace it")
 
 
@@ -64,9 +64,11 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     """Give a temporary path beside ``path``; rename it into place if the body ends well, remove it if not.
 
     Raises:
-        InputError: If ``path`` exists and ``force`` is not set, or its folder cannot be written.
+        InputError: If ``path`` exists and ``force`` is not set, it is a folder, or its folder cannot be written.
     """
     refuse_existing(path, force=force)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder, expected the name of a file", hint="name another place")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
@@ -77,6 +79,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o644)
+        refuse_existing(path, force=force)  # another may have written it meanwhile
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -87,7 +90,8 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     """Give a temporary folder beside ``path``; rename it into place if the body ends well, remove it if not.
 
     Raises:
-        InputError: If ``path`` exists and ``force`` is not set, or its parent cannot be written.
+        InputError: If ``path`` exists and ``force`` is not set, its parent cannot be written, or what is at ``path``
+            cannot be moved (the working folder, a mount).
     """
     refuse_existing(path, force=force)
     try:
@@ -99,16 +103,24 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     try:
         yield temporary
         temporary.chmod(0o755)
-        if path.exists():
-            path.rename(former)
+        refuse_existing(path, force=force)  # another may have written it meanwhile
+        if os.path.lexists(path):
+            _move_away(path, former)
         temporary.rename(path)
     except BaseException:
-        if former.exists() and not path.exists():
+        if os.path.lexists(former) and not os.path.lexists(path):
             former.rename(path)
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        if former.is_dir():
+        if former.is_dir() and not former.is_symlink():
             shutil.rmtree(former, ignore_errors=True)
         else:
             former.unlink(missing_ok=True)
+
+
+def _move_away(path: Path, to: Path) -> None:
+    try:
+        path.rename(to)
+    except OSError as err:
+        raise InputError(f"cannot replace {path}: {err.strerror}", hint="name another place") from err

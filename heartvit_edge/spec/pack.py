@@ -13,6 +13,7 @@ from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.sensitivity import SensitivityMap
 
 MANIFEST = "manifest.json"
 
@@ -85,6 +86,7 @@ class BudgetPack(Artefact):
         preprocessing: How an image becomes the input.
         classes: Class names, or empty where unknown.
         calibration: Images that were used to score.
+        sensitivity: The scores that the plans were made from, without their arrays; None in packs that carry none.
         entries: The dense model first, then one entry a budget, largest first.
         tool_version: heartvit-edge's own version.
     """
@@ -96,8 +98,19 @@ class BudgetPack(Artefact):
     preprocessing: Preprocessing
     classes: tuple[str, ...]
     calibration: ImageSetRef | None
+    sensitivity: SensitivityMap | None = None
     entries: tuple[PackEntry, ...]
     tool_version: str
+
+    @model_validator(mode="after")
+    def _scores_are_of_this_model(self) -> Self:
+        scored = self.sensitivity
+        if scored is not None and (scored.source.weights_sha256, scored.shape) != (
+            self.source.weights_sha256,
+            self.shape,
+        ):
+            raise ValueError(f"the scores are of {scored.source.name} with other weights or another shape")
+        return self
 
     @model_validator(mode="after")
     def _dense_comes_first(self) -> Self:

@@ -42,7 +42,8 @@ class PruningPlan(Artefact):
         shape: Its dimensions.
         budgets: What the plan satisfies; empty for the dense plan.
         blocks: One entry a block.
-        predicted_loss_nats: Predicted mean KL(dense || pruned) per image, in nats.
+        predicted_loss_nats: Predicted mean KL(dense || pruned) per image, in nats, where the scores themselves choose
+            the tokens; None where the scorer only ranks.
         macs: Multiply-accumulates of one image's forward, gates included.
         dense_macs: The same for the dense model.
         scorer: Name of the scorer whose scores were used; None for the dense plan.
@@ -56,7 +57,7 @@ class PruningPlan(Artefact):
     shape: ModelShape
     budgets: tuple[Budget, ...]
     blocks: tuple[BlockPlan, ...]
-    predicted_loss_nats: NonNegativeFloat
+    predicted_loss_nats: NonNegativeFloat | None
     macs: PositiveInt
     dense_macs: PositiveInt
     scorer: str | None

@@ -21,7 +21,7 @@ Scorer = Literal[
     "magnitude",
     "random",
 ]
-Component = Literal["token", "head", "token-set"]
+Component = Literal["token", "head", "token-set", "token-set-path"]
 
 
 class ScoreSettings(Spec):
@@ -55,7 +55,9 @@ class Calibration(Spec):
     The correction is measured = scale * predicted ** exponent, both in nats, fitted by least squares on logarithms.
 
     Attributes:
-        component: ``token``: one token removed. ``head``: one head removed. ``token-set``: a random share of tokens.
+        component: ``token``: one token removed. ``head``: one head removed. ``token-set``: a random share of tokens,
+            predicted by one Hessian-vector product at the dense model. ``token-set-path``: the same sets, predicted
+            from logits linearised on the way to the removal.
         scale: Factor of the correction.
         exponent: Power of the correction.
         spearman: Rank correlation of predicted and measured, in [-1, 1].
@@ -63,7 +65,7 @@ class Calibration(Spec):
         median_factor: Median of max(corrected / measured, measured / corrected) over images left out of the fit in
             turn (leave one image out).
         num_points: Removals measured.
-        num_images: Held-out images.
+        num_images: Held-out images of those points, at least two.
     """
 
     component: Component
@@ -80,6 +82,34 @@ class Calibration(Spec):
         return float(self.scale * predicted_nats**self.exponent)
 
 
+class DropCurve(Spec):
+    """Loss of dropping a site's least-scored tokens, as a whole: predicted by the sum of scores, and measured.
+
+    The correction is measured = scale * predicted ** exponent, fitted to the means over held-out images.
+
+    Attributes:
+        site: Block before which the tokens go.
+        num_dropped: Tokens dropped, ascending.
+        predicted_nats: Mean over images of the sum of the dropped tokens' scores.
+        measured_nats: Mean over images of KL(dense || without), in nats.
+        scale: Factor of the correction.
+        exponent: Power of the correction.
+        num_images: Held-out images.
+    """
+
+    site: PositiveInt
+    num_dropped: tuple[PositiveInt, ...]
+    predicted_nats: tuple[PositiveFloat, ...]
+    measured_nats: tuple[PositiveFloat, ...]
+    scale: PositiveFloat
+    exponent: PositiveFloat
+    num_images: PositiveInt
+
+    def correct(self, predicted_nats: float) -> float:
+        """Return the loss to be expected, in nats, where the dropped tokens' scores sum to ``predicted_nats`` >= 0."""
+        return float(self.scale * predicted_nats**self.exponent)
+
+
 class SensitivityMap(Artefact):
     """Scores of one model on one image set: ``sensitivity.json`` with its arrays in ``sensitivity.npz``.
 
@@ -92,6 +122,7 @@ class SensitivityMap(Artefact):
         shape: Its dimensions.
         preprocessing: How the images became inputs.
         images: The scored images.
+        labels_sha256: Hash of the labels that the scorer read (int64, little-endian); None where it read none.
         settings: What was asked of the scorer.
         estimator: How the scores came about, in words.
         in_nats: Whether a score is a predicted loss in nats; otherwise it only ranks.
@@ -104,6 +135,7 @@ class SensitivityMap(Artefact):
         site_mean: Mean score of a token at each site.
         site_stderr: Standard error of those means over images.
         calibration: Predicted against measured loss on held-out images; empty where it was not asked for.
+        drop_curves: Loss of dropping whole shares of a site's tokens, on held-out images; what plans are corrected by.
         calibration_images: The held-out images; None where there are none.
     """
 
@@ -125,7 +157,9 @@ class SensitivityMap(Artefact):
     site_mean: dict[int, float] = Field(default_factory=dict)
     site_stderr: dict[int, NonNegativeFloat] = Field(default_factory=dict)
     calibration: tuple[Calibration, ...] = ()
+    drop_curves: tuple[DropCurve, ...] = ()
     calibration_images: ImageSetRef | None = None
+    labels_sha256: str | None = None
 
     @model_validator(mode="after")
     def _sites_exist(self) -> Self:

@@ -7,8 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from heartvit_edge.data.digits import split_digits
-from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.errors import InputError
 from heartvit_edge.model.digits_training import (
     IMG_SIZE,
@@ -21,25 +19,27 @@ from heartvit_edge.model.digits_training import (
 from heartvit_edge.model.zoo import load_dense
 
 
+def dark_and_bright(num_images, seed):
+    """Return noisy images, dark under label 0 and bright under label 1: learnt within a few steps."""
+    labels = np.arange(num_images) % 2
+    noise = np.random.default_rng(seed).normal(0, 0.3, (num_images, 3, IMG_SIZE, IMG_SIZE))
+    return (noise + np.where(labels, 0.8, -0.8)[:, None, None, None]).astype(np.float32), labels
+
+
 @pytest.fixture(scope="module")
 def parts():
-    """The first 96 train and 40 test digits of the classes 0 and 1, preprocessed."""
-    found = []
-    for (images, labels), count in zip(split_digits().values(), (96, 40), strict=True):
-        chosen = np.flatnonzero(labels < 2)[:count]
-        found.append((np.concatenate(list(preprocess(images[chosen], PREPROCESSING, count))), labels[chosen]))
-    return found
+    return dark_and_bright(96, 0), dark_and_bright(40, 1)
 
 
 @pytest.fixture(scope="module")
 def trained(parts):
-    return train_digits_vit(*parts, epochs=12, seed=0)
+    return train_digits_vit(*parts, epochs=6, seed=0)
 
 
-def test_the_loss_falls_and_two_digits_are_told_apart(trained):
-    assert len(trained.epoch_losses) == 12
-    assert trained.epoch_losses[-1] < 0.6 * trained.epoch_losses[0]
-    assert trained.test_accuracy > 0.9
+def test_the_loss_falls_and_dark_is_told_from_bright(trained):
+    assert len(trained.epoch_losses) == 6
+    assert trained.epoch_losses[-1] < 0.8 * trained.epoch_losses[0]
+    assert trained.test_accuracy == 1.0
 
 
 def test_the_accuracy_is_the_share_of_test_images_that_the_module_labels_right(trained, parts):

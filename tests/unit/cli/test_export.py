@@ -1,0 +1,313 @@
+"""``heartvit-edge export``: what it writes and uses again, what it refuses, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+from fakes.tiny_vit import IMG_SIZE, NAME, VARIANTS, kwargs_pairs, model_options, write_weights
+from PIL import Image
+
+from heartvit_edge.export import pack as export_pack
+from heartvit_edge.sensitivity.scorers import SCORERS
+from heartvit_edge.sensitivity.table import ARRAYS_FILE, MAP_FILE, read_table
+from heartvit_edge.spec.files import sha256_file
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack
+from heartvit_edge.spec.plan import PruningPlan
+
+NUM_IMAGES = 12
+SCORED = 8
+COUNTS = ["--num-images", SCORED, "--held-out-images", "2", "--batch-size", "3"]
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, IMG_SIZE, IMG_SIZE, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory, pixels):
+    """Return a folder with weights, and noise as an npz."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_weights(folder / "w.safetensors")
+    np.savez(folder / "noise.npz", images=pixels, labels=np.arange(NUM_IMAGES) % 5, classes=list("abcde"))
+    return folder
+
+
+@pytest.fixture
+def export(run_cli, inputs):
+    def run(out, *words, data=None):
+        model = model_options(inputs / "w.safetensors")
+        return run_cli("export", *model, "--data", data or inputs / "noise.npz", *COUNTS, "--out", out, *words)
+
+    return run
+
+
+def state_of(folder):
+    """Return the time and content of every file below a folder."""
+    return {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def scorer_calls(monkeypatch):
+    """Collect the number of images of each call of the scorer; ``stop_after`` calls it is interrupted as by Ctrl-C."""
+    known, calls = SCORERS["removal-gate"], []
+
+    class Calls(list):
+        stop_after = None
+
+    calls = Calls()
+
+    def counted(batch):
+        if calls.stop_after == len(calls):
+            raise KeyboardInterrupt
+        calls.append(len(batch.images))
+        return known.score(batch)
+
+    monkeypatch.setitem(SCORERS, "removal-gate", dataclasses.replace(known, score=counted))
+    return calls
+
+
+def test_the_path_of_the_manifest_goes_to_stdout_alone_and_the_pack_opens(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.5", "--budget", "0.8", "--budget", "1.0", "--budget", "macs=0.5")
+    assert (result.exit_code, result.stdout) == (0, f"{tmp_path / 'pack' / MANIFEST}\n"), result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    assert [entry.name for entry in pack.entries] == ["dense", "macs-0.8", "macs-0.5"]
+    assert [entry.parity.num_images for entry in pack.entries] == [SCORED] * 3
+    assert pack.classes == tuple("abcde")
+    assert (pack.calibration.name, pack.calibration.num_images) == ("noise.npz", SCORED)
+    for entry in pack.entries[1:]:
+        assert entry.plan.macs_fraction <= entry.plan.budgets[0].limit
+        assert entry.gate == "class-attention"
+    for text in (
+        "reading images",
+        "scoring by removal-gate",
+        "exporting and checking",
+        "3/3",
+        "of PyTorch's scale on 8",
+    ):
+        assert text in result.stderr
+
+
+def test_scores_and_plans_lie_beside_the_pack_and_are_those_it_was_made_from(export, tmp_path):
+    export(tmp_path / "pack", "--budget", "0.7")
+    pack, table = BudgetPack.open(tmp_path / "pack"), read_table(tmp_path / "pack.scores")
+    plan = PruningPlan.read(tmp_path / "pack.scores" / "plans" / "macs-0.7.json")
+    assert pack.entries[1].plan == plan
+    assert plan.sensitivity_sha256 == sha256_file(tmp_path / "pack.scores" / MAP_FILE)
+    assert pack.source == table.info.source
+    assert table.heads.shape == (SCORED, 4, 4)
+
+
+def test_two_exports_of_the_same_input_are_the_same_bytes(export, tmp_path):
+    for name in ("one", "two"):
+        assert export(tmp_path / name, "--budget", "0.7").exit_code == 0
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_scores_and_plans_whose_inputs_are_the_same_are_used_again(export, tmp_path, scorer_calls):
+    scores = tmp_path / "scores"
+    export(tmp_path / "one", "--budget", "0.7", "--scores", scores)
+    before, scored = state_of(scores), len(scorer_calls)
+    assert scored > 0
+    result = export(tmp_path / "two", "--budget", "0.7", "--scores", scores)
+    assert result.exit_code == 0, result.stderr
+    assert f"scores in {scores} fit and are used again" in result.stderr
+    assert f"plan {scores / 'plans' / 'macs-0.7.json'} fits and is used again" in result.stderr
+    assert len(scorer_calls) == scored
+    assert state_of(scores) == before
+    assert scores / ARRAYS_FILE in before
+
+
+@pytest.mark.parametrize(
+    ("words", "what"),
+    [
+        (["--scorer", "class-attention"], "scorer or setting"),
+        (["--sites", "2"], "scorer or setting"),
+        (["--num-images", "5"], "image set"),
+    ],
+)
+def test_scores_of_something_else_are_refused_and_left_as_they_are(export, tmp_path, words, what):
+    scores = tmp_path / "scores"
+    export(tmp_path / "one", "--budget", "0.7", "--scores", scores)
+    before = state_of(scores)
+    for force in ([], ["--force"]):  # --force is for the pack: scores that were named are the user's
+        result = export(tmp_path / "two", "--budget", "0.7", "--scores", scores, *words, *force)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"error: {scores} holds scores of another {what}" in result.stderr
+        assert state_of(scores) == before
+        assert not (tmp_path / "two").exists()
+
+
+def test_scores_of_another_model_are_refused(run_cli, export, inputs, tmp_path):
+    export(tmp_path / "one", "--budget", "0.7", "--scores", tmp_path / "scores")
+    other = model_options(write_weights(tmp_path / "other.safetensors", seed=1))
+    words = ["--data", inputs / "noise.npz", *COUNTS, "--budget", "0.7", "--scores", tmp_path / "scores"]
+    result = run_cli("export", *other, *words, "--out", tmp_path / "two")
+    assert result.exit_code == 2
+    assert "holds scores of another model" in result.stderr
+
+
+def test_plans_of_another_setting_are_refused(export, tmp_path):
+    export(tmp_path / "one", "--budget", "0.7", "--scores", tmp_path / "scores")
+    result = export(tmp_path / "two", "--budget", "0.7", "--scores", tmp_path / "scores", "--no-heads")
+    assert result.exit_code == 2
+    assert "macs-0.7.json was made of other scores or settings" in result.stderr
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_pack_that_exists_is_kept_without_force_before_anything_is_loaded(export, tmp_path, monkeypatch):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("heartvit_edge.model.zoo.load_dense", None)
+    result = export(tmp_path / "pack", "--budget", "0.7")
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / 'pack'} exists already" in result.stderr
+    assert "--force" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+    assert (tmp_path / "pack" / "notes.txt").read_text() == "mine"
+
+
+def test_with_force_pack_and_its_own_scores_are_replaced(export, tmp_path):
+    export(tmp_path / "pack", "--budget", "0.7", "--sites", "1,2")
+    result = export(tmp_path / "pack", "--budget", "0.6", "--sites", "2", "--force")
+    assert result.exit_code == 0, result.stderr
+    assert [entry.name for entry in BudgetPack.open(tmp_path / "pack").entries] == ["dense", "macs-0.6"]
+    assert read_table(tmp_path / "pack.scores").info.settings.sites == (2,)
+
+
+@pytest.mark.parametrize("budget", ["0", "-0.5", "1.5", "nan", "half", "macs=2"])
+def test_a_budget_outside_its_range_exits_2_before_anything_is_loaded(export, tmp_path, monkeypatch, budget):
+    monkeypatch.setattr("heartvit_edge.model.zoo.load_dense", None)
+    result = export(tmp_path / "pack", "--budget", "0.7", f"--budget={budget}")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"error: budget {budget!r} ")
+    assert "(0, 1]" in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_budget_exits_2_with_an_example(export, tmp_path):
+    result = export(tmp_path / "pack")
+    assert result.exit_code == 2
+    assert result.stderr == "error: no --budget was given\nhint: for example: --budget 0.7 --budget 0.5\n"
+
+
+def test_a_budget_that_no_plan_meets_exits_4_and_leaves_no_pack(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.01")
+    assert result.exit_code == 4
+    assert "is the least" in result.stderr
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize("out", [".", "..", "/"])
+def test_a_place_that_is_no_folder_of_its_own_is_refused(export, tmp_path, monkeypatch, out):
+    monkeypatch.chdir(tmp_path)
+    result = export(out, "--budget", "0.7", "--force")
+    assert result.exit_code == 2
+    assert f"error: --out {out} is no folder of its own" in result.stderr
+
+
+def test_an_unknown_gate_is_named_with_those_there_are(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.7", "--gate", "oracle")
+    assert result.exit_code == 2
+    for word in ("--gate", "oracle", "class-attention", "attention-received"):
+        assert word in result.stderr
+
+
+def test_the_gate_asked_for_is_the_one_exported(export, tmp_path):
+    export(tmp_path / "pack", "--budget", "0.7", "--gate", "attention-received")
+    assert BudgetPack.open(tmp_path / "pack").entries[1].gate == "attention-received"
+
+
+@pytest.fixture
+def export_pooled(run_cli, inputs, tmp_path):
+    """Export a model without class token."""
+    variant = "average pooling without class token"
+    words = [NAME, "--img-size", IMG_SIZE, "--weights", write_weights(tmp_path / "pooled.safetensors", variant)]
+    for pair in kwargs_pairs(VARIANTS[variant][1]):
+        words += ["--model-kwargs", pair]
+    data = ["--data", inputs / "noise.npz", *COUNTS, "--budget", "0.7"]
+    return lambda *more: run_cli("export", *words, *data, "--out", tmp_path / "pack", *more)
+
+
+def test_a_model_without_class_token_is_gated_by_the_attention_received(export_pooled, tmp_path):
+    result = export_pooled()
+    assert result.exit_code == 0, result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    assert (pack.shape.pool, pack.shape.num_prefix_tokens) == ("avg", 0)
+    assert pack.entries[1].gate == "attention-received"
+
+
+def test_a_gate_that_the_model_cannot_feed_is_refused_before_scoring(export_pooled, scorer_calls, tmp_path):
+    result = export_pooled("--gate", "class-attention")
+    assert result.exit_code == 2
+    assert "error: gate class-attention reads a class token, the model has none" in result.stderr
+    assert "hint: --gate attention-received" in result.stderr
+    assert scorer_calls == []
+    assert not (tmp_path / "pack").exists()
+
+
+@pytest.mark.parametrize(("folders", "expected"), [(list("vwxyz"), tuple("vwxyz")), (list("vwx"), ())])
+def test_class_names_come_from_the_folder_where_it_has_one_for_each_class(export, tmp_path, pixels, folders, expected):
+    for index, image in enumerate(pixels):
+        path = tmp_path / "pets" / folders[index % len(folders)] / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    result = export(tmp_path / "pack", "--budget", "0.7", data=tmp_path / "pets")
+    assert result.exit_code == 0, result.stderr
+    assert BudgetPack.open(tmp_path / "pack").classes == expected
+    assert ("the images name 3 of the model's 5 classes" in result.stderr) == (expected == ())
+
+
+def test_a_graph_that_differs_from_pytorch_exits_5_and_leaves_the_scores_but_no_pack(export, tmp_path, monkeypatch):
+    write = export_pack.write_graph
+
+    def perturbed(model, shape, path):
+        model = copy.deepcopy(model)
+        model.backbone.head.bias += 0.5
+        write(model, shape, path)
+
+    monkeypatch.setattr(export_pack, "write_graph", perturbed)
+    result = export(tmp_path / "pack", "--budget", "0.7")
+    assert (result.exit_code, result.stdout) == (5, "")
+    assert "error: dense: logits differ from PyTorch by 0.5" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]
+    monkeypatch.setattr(export_pack, "write_graph", write)
+    again = export(tmp_path / "pack", "--budget", "0.7")
+    assert again.exit_code == 0
+    assert "fit and are used again" in again.stderr
+
+
+def test_ctrl_c_while_scoring_leaves_no_map_and_no_pack_and_the_next_run_goes_on(export, tmp_path, scorer_calls):
+    export(tmp_path / "whole", "--budget", "0.7")
+    calls_of_a_whole_run = list(scorer_calls)
+    scorer_calls.clear()
+    scorer_calls.stop_after = 2
+    result = export(tmp_path / "pack", "--budget", "0.7")
+    assert result.exit_code != 0
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "pack").exists()
+    assert not (tmp_path / "pack.scores" / MAP_FILE).exists()
+    assert not (tmp_path / "pack.scores" / ARRAYS_FILE).exists()
+    assert not (tmp_path / "pack.scores" / "plans").exists()
+
+    scorer_calls.stop_after = None
+    assert export(tmp_path / "pack", "--budget", "0.7").exit_code == 0
+    assert list(scorer_calls) == calls_of_a_whole_run  # no batch was scored twice
+    assert sorted(path.name for path in (tmp_path / "pack.scores").iterdir()) == ["plans", MAP_FILE, ARRAYS_FILE]
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "pack" / path.name).read_bytes()
+
+
+def test_ctrl_c_while_exporting_leaves_no_pack(export, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_pack, "check_parity", interrupted)
+    result = export(tmp_path / "pack", "--budget", "0.7")
+    assert result.exit_code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]

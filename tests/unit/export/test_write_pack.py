@@ -1,0 +1,174 @@
+"""A budget pack is written whole, checked and hashed, or not at all."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+from fakes.tiny_vit import images, load_tiny, plan_of
+
+from heartvit_edge.errors import CheckError, InputError
+from heartvit_edge.export import pack as export_pack
+from heartvit_edge.export.pack import write_pack
+from heartvit_edge.spec.files import sha256_file
+from heartvit_edge.spec.model import ImageSetRef
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack
+
+CLASSES = ("ant", "bee", "cat", "dog", "elk")
+CALIBRATION = ImageSetRef(name="pets", num_images=6, sha256="a" * 64, labelled=True, seed=0)
+
+
+@pytest.fixture(scope="module")
+def dense(tmp_path_factory):
+    return load_tiny(tmp_path_factory.mktemp("weights"))
+
+
+def plans_of(dense):
+    """Return a plan with tokens and heads, a smaller one with tokens alone, and one that removes nothing."""
+    return [
+        plan_of(dense.shape, {1: 8, 3: 4}, source=dense.source, limit=0.5),
+        plan_of(dense.shape, {2: 12}, {0: [1, 2]}, source=dense.source, limit=0.8),
+        plan_of(dense.shape, source=dense.source, limit=1.0),
+    ]
+
+
+def written(dense, out, plans=None, **given):
+    arguments = {
+        "batches": [images(4).numpy()], "classes": CLASSES, "calibration": CALIBRATION,
+    } | given  # fmt: skip
+    return write_pack(dense, plans_of(dense) if plans is None else plans, "class-attention", out, **arguments)
+
+
+@pytest.fixture(scope="module")
+def pack(dense, tmp_path_factory):
+    out = tmp_path_factory.mktemp("made") / "pack"
+    return written(dense, out), out
+
+
+def test_the_dense_model_comes_first_then_one_entry_a_budget_largest_first(pack):
+    manifest, out = pack
+    assert [entry.name for entry in manifest.entries] == ["dense", "macs-0.8", "macs-0.5"]
+    assert sorted(path.name for path in out.iterdir()) == ["dense.onnx", "macs-0.5.onnx", "macs-0.8.onnx", MANIFEST]
+    assert manifest.entries[0].plan.is_dense
+
+
+def test_the_stored_pack_opens_as_the_one_returned(pack):
+    manifest, out = pack
+    assert BudgetPack.open(out) == manifest
+
+
+def test_the_manifest_holds_the_model_its_images_and_each_files_hash(dense, pack):
+    manifest, out = pack
+    assert (manifest.source, manifest.shape, manifest.preprocessing) == (dense.source, dense.shape, dense.preprocessing)
+    assert (manifest.classes, manifest.calibration) == (CLASSES, CALIBRATION)
+    for entry in manifest.entries:
+        assert entry.onnx_sha256 == sha256_file(out / entry.onnx)
+        assert entry.parity.num_images == 4
+
+
+def test_only_entries_that_drop_tokens_name_a_gate_and_kept_patches(pack):
+    dense, loose, tight = pack[0].entries
+    assert [entry.gate for entry in (dense, loose, tight)] == [None, "class-attention", "class-attention"]
+    assert [output.name for output in dense.outputs] == ["logits"]
+    assert [(output.name, output.shape) for output in loose.outputs[1:]] == [("kept_2", (None, 11))]
+    assert [(output.name, output.shape) for output in tight.outputs[1:]] == [
+        ("kept_1", (None, 7)),
+        ("kept_3", (None, 3)),
+    ]
+
+
+def test_each_entry_is_told_once_it_is_done(dense, tmp_path):
+    told = []
+    written(dense, tmp_path / "pack", advance=told.append)
+    assert told == ["dense", "macs-0.8", "macs-0.5"]
+
+
+def test_two_exports_of_the_same_input_are_the_same_bytes(dense, pack, tmp_path):
+    again = tmp_path / "pack"
+    written(dense, again)
+    for path in pack[1].iterdir():
+        assert (again / path.name).read_bytes() == path.read_bytes()
+
+
+def test_an_altered_file_is_refused_when_the_pack_is_opened(dense, tmp_path):
+    written(dense, tmp_path / "pack")
+    path = tmp_path / "pack" / "macs-0.5.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckError, match=r"macs-0\.5\.onnx was altered"):
+        BudgetPack.open(tmp_path / "pack")
+
+
+@pytest.fixture
+def _perturbed(monkeypatch):
+    """Let the graph of the second entry be written from other weights than PyTorch is asked with."""
+    write, calls = export_pack.write_graph, []
+
+    def other(model, shape, path):
+        calls.append(path.name)
+        if len(calls) == 2:
+            model = copy.deepcopy(model)
+            model.backbone.blocks[0].mlp.fc2.bias[0] += 0.5
+        write(model, shape, path)
+
+    monkeypatch.setattr(export_pack, "write_graph", other)
+
+
+@pytest.mark.usefixtures("_perturbed")
+def test_a_graph_that_differs_from_pytorch_leaves_no_pack(dense, tmp_path):
+    with pytest.raises(CheckError, match=r"macs-0\.8: ") as caught:
+        written(dense, tmp_path / "pack")
+    assert caught.value.exit_code == 5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("_perturbed")
+def test_a_failed_check_leaves_the_pack_that_was_to_be_replaced(dense, tmp_path):
+    (tmp_path / "pack").mkdir()
+    (tmp_path / "pack" / MANIFEST).write_text("mine")
+    with pytest.raises(CheckError):
+        written(dense, tmp_path / "pack", force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+    assert (tmp_path / "pack" / MANIFEST).read_text() == "mine"
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_leave_no_pack(dense, tmp_path, value):
+    broken = dataclasses.replace(dense, module=copy.deepcopy(dense.module))
+    broken.module.blocks[1].mlp.fc2.weight[3, 5] = value
+    with pytest.raises(CheckError, match="not all finite"):
+        written(broken, tmp_path / "pack")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_export_leaves_no_pack(dense, tmp_path):
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        written(dense, tmp_path / "pack", advance=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("other", ["weights", "shape"])
+def test_a_plan_of_another_model_is_refused(dense, tmp_path, other):
+    plan = plans_of(dense)[0]
+    if other == "weights":
+        plan = plan.model_copy(update={"source": dense.source.model_copy(update={"weights_sha256": "f" * 64})})
+    else:
+        plan = plan.model_copy(update={"shape": dense.shape.model_copy(update={"img_size": 40})})
+    with pytest.raises(InputError, match="made for another model") as caught:
+        written(dense, tmp_path / "pack", [plan])
+    assert "plan again" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_pack_is_kept_without_force_and_replaced_with_it(dense, tmp_path):
+    out = tmp_path / "pack"
+    out.mkdir()
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="exists already"):
+        written(dense, out)
+    assert (out / "notes.txt").read_text() == "mine"
+    written(dense, out, [], force=True)
+    assert sorted(path.name for path in out.iterdir()) == ["dense.onnx", MANIFEST]
