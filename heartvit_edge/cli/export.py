@@ -14,7 +14,6 @@ from heartvit_edge.cli.console import is_first_process, progress_bar, say
 from heartvit_edge.cli.plan import Budgets, Heads, parse_budgets, run_plans
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.files import refuse_existing
 from heartvit_edge.spec.pack import MANIFEST
 
 if TYPE_CHECKING:
@@ -64,7 +63,7 @@ def export(
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
     """
     from heartvit_edge.data.preprocess import preprocess
-    from heartvit_edge.export.pack import write_pack
+    from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.gating.gate import check_gate, default_gate
 
     if not budget:
@@ -72,7 +71,7 @@ def export(
     budgets = parse_budgets(budget)
     if out.name in ("", ".."):
         raise InputError(f"--out {out} is no folder of its own", hint="--out pack")
-    refuse_existing(out, force=force)
+    check_out(out, force=force)
     scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
     chosen = gate.value if gate is not None else default_gate(given.dense.shape)

@@ -16,7 +16,7 @@ from heartvit_edge.export.parity import check_parity
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.zoo import DenseModel
-from heartvit_edge.spec.files import new_folder, sha256_file
+from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry
 from heartvit_edge.spec.plan import PruningPlan
@@ -59,10 +59,7 @@ def write_pack(
             raise InputError(
                 f"a plan was made for another model ({plan.source.name})", hint="plan again from its scores"
             )
-    if force and out.exists() and not (out / MANIFEST).is_file():
-        raise InputError(
-            f"{out} is no budget pack, and --force replaces only those", hint="name another place with --out"
-        )
+    check_out(out, force=force)
     dense.module.cpu()
     named = {"dense": dense_plan(dense.source, dense.shape)}
     ordered = sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs)
@@ -84,6 +81,19 @@ def write_pack(
         )
         pack.write(folder / MANIFEST)
     return pack
+
+
+def check_out(out: Path, *, force: bool) -> None:
+    """Return only if a pack may be written at ``out``.
+
+    Raises:
+        InputError: If it exists and ``force`` is not set, or it exists and is no pack.
+    """
+    refuse_existing(out, force=force)
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise InputError(
+            f"{out} is no budget pack, and --force replaces only those", hint="name another place with --out"
+        )
 
 
 def _write_entry(

@@ -204,8 +204,8 @@ def _refuse_unless_plain(name: str, model: nn.Module) -> None:
         reasons.append(f"patch embedding is {type(model.patch_embed).__name__}, expected PatchEmbed")
     elif len(set(model.patch_embed.patch_size)) > 1 or len(set(model.patch_embed.img_size)) > 1:
         reasons.append(f"patches {model.patch_embed.patch_size} or image {model.patch_embed.img_size} are not square")
-    if model.in_chans != 3:
-        reasons.append(f"input has {model.in_chans} channels, expected 3")
+    if model.patch_embed.proj.in_channels != 3:
+        reasons.append(f"input has {model.patch_embed.proj.in_channels} channels, expected 3")
     if model.attn_pool is not None or model.global_pool not in ("token", "avg"):
         reasons.append(f"pooling is {model.global_pool!r}, expected 'token' or 'avg'")
     elif model.pool_include_prefix:
@@ -227,7 +227,7 @@ def _block_reasons(block: Block) -> list[str]:
     reasons = []
     if type(block.attn) is not Attention:
         reasons.append(f"attention is {type(block.attn).__name__}, expected Attention")
-    elif not isinstance(block.attn.norm, nn.Identity) or block.attn.gate is not None:
+    elif not isinstance(block.attn.norm, nn.Identity) or getattr(block.attn, "gate", None) is not None:
         reasons.append("attention has a norm or gate over all heads, so heads cannot be removed one by one")
     if type(block.mlp) not in (Mlp, GluMlp):
         reasons.append(f"MLP is {type(block.mlp).__name__}, expected Mlp or GluMlp")
@@ -250,7 +250,7 @@ def _shape(model: VisionTransformer) -> ModelShape:
     return ModelShape(
         img_size=model.patch_embed.img_size[0],
         patch_size=model.patch_embed.patch_size[0],
-        in_chans=model.in_chans,
+        in_chans=model.patch_embed.proj.in_channels,
         embed_dim=model.embed_dim,
         depth=len(model.blocks),
         num_heads=block.attn.num_heads,

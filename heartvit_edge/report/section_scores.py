@@ -20,7 +20,6 @@ REMOVED = {
     "head": "one head",
     "token-set": "a random share of the tokens, by one Hessian-vector product",
     "token-set-path": "the same shares, by logits linearised on the way",
-    "token-set-path": "the same, from logits on the way",
 }
 
 CALIBRATION_HEADINGS = (

@@ -171,6 +171,17 @@ def test_a_pack_that_exists_is_kept_without_force_before_anything_is_loaded(expo
     assert (tmp_path / "pack" / "notes.txt").read_text() == "mine"
 
 
+def test_a_folder_that_is_no_pack_is_refused_even_with_force_before_anything_is_loaded(export, tmp_path, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "notes.txt").write_text("mine")
+    monkeypatch.setattr("heartvit_edge.model.zoo.load_dense", None)
+    result = export(tmp_path / "photos", "--budget", "0.7", "--force")
+    assert result.exit_code == 2
+    assert f"error: {tmp_path / 'photos'} is no budget pack" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+    assert (tmp_path / "photos" / "notes.txt").read_text() == "mine"
+
+
 def test_with_force_pack_and_its_own_scores_are_replaced(export, tmp_path):
     export(tmp_path / "pack", "--budget", "0.7", "--sites", "1,2")
     result = export(tmp_path / "pack", "--budget", "0.6", "--sites", "2", "--force")

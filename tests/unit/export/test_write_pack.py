@@ -165,10 +165,18 @@ def test_a_plan_of_another_model_is_refused(dense, tmp_path, other):
 
 def test_an_existing_pack_is_kept_without_force_and_replaced_with_it(dense, tmp_path):
     out = tmp_path / "pack"
-    out.mkdir()
-    (out / "notes.txt").write_text("mine")
+    written(dense, out)
+    before = (out / MANIFEST).read_bytes()
     with pytest.raises(InputError, match="exists already"):
-        written(dense, out)
-    assert (out / "notes.txt").read_text() == "mine"
+        written(dense, out, [])
+    assert (out / MANIFEST).read_bytes() == before
     written(dense, out, [], force=True)
     assert sorted(path.name for path in out.iterdir()) == ["dense.onnx", MANIFEST]
+    assert [path.name for path in tmp_path.iterdir()] == ["pack"]
+
+
+def test_a_folder_that_is_no_pack_is_kept_even_with_force(dense, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="is no budget pack, and --force replaces only those"):
+        written(dense, tmp_path, force=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]

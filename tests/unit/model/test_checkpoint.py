@@ -105,7 +105,7 @@ def test_a_pickle_that_would_run_a_command_is_refused_and_does_not_run(tmp_path,
         torch.save(content, path)
     else:
         path.write_bytes(pickle.dumps({"extra": RunsACommand(mark)}, protocol=2))
-    assert "blocked" in str(refusal(path))
+    assert str(refusal(path)).startswith(f"cannot read weights from {path}: ")
     assert not mark.exists()
     torch.load(path, weights_only=False) if form == "torch.save" else pickle.loads(path.read_bytes())
     assert mark.exists()  # it would have
@@ -117,7 +117,8 @@ def test_the_refusal_of_a_pickle_does_not_advise_to_trust_it(tmp_path):
 
 
 def test_a_whole_pickled_module_is_refused(tmp_path):
-    assert "timm.models.vision_transformer" in str(refusal(torch_saved(tmp_path / "w.pth", make_vit())))
+    path = torch_saved(tmp_path / "w.pth", make_vit())
+    assert str(refusal(path)).startswith(f"cannot read weights from {path}: ")
 
 
 @pytest.mark.parametrize(
