@@ -85,11 +85,11 @@ def export(
         unit_groups=0,
         seed=seed,
         batch_size=batch_size,
-        force=force and scores is None,
+        force=force,
     )
     if not is_first_process():
         return
-    plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=force and scores is None)
+    plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=force)
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
     exported = 1 + sum(not plan.is_dense for plan in plans)
