@@ -76,20 +76,26 @@ def export(
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
     chosen = gate.value if gate is not None else default_gate(given.dense.shape)
     check_gate(chosen, given.dense.module)
-    table = run_score(
-        given,
-        scores_folder,
-        scorer=scorer,
-        sites=sites,
-        probes=probes,
-        unit_groups=0,
-        seed=seed,
-        batch_size=batch_size,
-        force=force,
-    )
-    if not is_first_process():
-        return
-    plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=force)
+    replace = force and scores is None  # scores that were named are the user's: --force is for the pack
+    try:
+        table = run_score(
+            given,
+            scores_folder,
+            scorer=scorer,
+            sites=sites,
+            probes=probes,
+            unit_groups=0,
+            seed=seed,
+            batch_size=batch_size,
+            force=replace,
+        )
+        if not is_first_process():
+            return
+        plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=replace)
+    except InputError as err:
+        if scores is None:
+            raise
+        raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
     exported = 1 + sum(not plan.is_dense for plan in plans)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import itertools
 import json
 
@@ -38,6 +39,9 @@ def bench(run_cli, built, tmp_path):
 
 @pytest.fixture
 def no_jtop(monkeypatch, tmp_path):
+    """jetson-stats is installed and its service is not running, whatever this machine has."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: find("json" if name == "jtop" else name))
     monkeypatch.setattr(bench_run, "choose", functools.partial(choose, socket=tmp_path / "missing.sock"))
 
 

@@ -138,6 +138,7 @@ def test_scores_of_something_else_are_refused_and_left_as_they_are(export, tmp_p
         result = export(tmp_path / "two", "--budget", "0.7", "--scores", scores, *words, *force)
         assert (result.exit_code, result.stdout) == (2, "")
         assert f"error: {scores} holds scores of another {what}" in result.stderr
+        assert "hint: name another folder with --scores, or leave --scores out" in result.stderr
         assert state_of(scores) == before
         assert not (tmp_path / "two").exists()
 
