@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from heartvit_edge.cli.build_engine import BackendName, PrecisionName, choose_entries
+from heartvit_edge.cli import engine_options as options
+from heartvit_edge.cli.build_engine import choose_entries
 from heartvit_edge.cli.run_folder import run_file
 from heartvit_edge.cli.table import aligned
 from heartvit_edge.errors import InputError
@@ -33,25 +34,12 @@ class PowerName(str, Enum):
 
 
 def bench(
-    pack: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)],
+    pack: options.Pack,
     out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for measurement.json.", show_default=False)],
-    engines: Annotated[Path, typer.Option(help="Where `heartvit-edge build-engine` stored the engines.")] = Path(
-        "engines"
-    ),
-    backend: Annotated[
-        BackendName | None, typer.Option(help="What runs the engines.", show_default="the one that was built")
-    ] = None,
-    precision: Annotated[
-        PrecisionName | None, typer.Option(help="Of the engines.", show_default="the one that was built")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Entry to measure, by name or number; repeat for more. The dense entry is always measured.",
-            metavar="NAME|NUMBER",
-            show_default="all",
-        ),
-    ] = None,
+    engines: options.Engines = Path("engines"),
+    backend: options.BuiltBackend = None,
+    precision: options.BuiltPrecision = None,
+    budget: options.Entries = None,
     batch_size: Annotated[
         list[str] | None,
         typer.Option(help="Images an inference; repeat, or separate by commas, for more.", show_default="1"),
@@ -68,13 +56,15 @@ def bench(
     interval_ms: Annotated[
         float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
     ] = 100.0,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: options.Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json.")] = False,
 ) -> None:
     """Measure latency, throughput and, where there is a power source, gross energy of the engines of PACK.
 
     Each engine runs on random images until its latency has settled, then all of them in turn: A B C A B C. Every
     sample is stored in RUN/measurement.json, and the figures printed are computed from it.
+
+    Example: heartvit-edge bench pack --batch-size 1 --batch-size 8 --out run
     """
     from heartvit_edge.bench.run import measure_engines
     from heartvit_edge.bench.session import Schedule

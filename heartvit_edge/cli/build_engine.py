@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from heartvit_edge.cli.engine_options import BackendName, Pack, PrecisionName
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.engine import BatchRange
@@ -19,22 +19,8 @@ from heartvit_edge.spec.pack import BudgetPack
 EVERYTHING = Budget(limit=1.0).label
 
 
-class BackendName(str, Enum):
-    """What can run an engine."""
-
-    onnxruntime = "onnxruntime"
-    tensorrt = "tensorrt"
-
-
-class PrecisionName(str, Enum):
-    """Element type of an engine's matrix products."""
-
-    fp32 = "fp32"
-    fp16 = "fp16"
-
-
 def build_engine(
-    pack: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)],
+    pack: Pack,
     backend: Annotated[
         BackendName | None,
         typer.Option(help="What will run the engines.", show_default="tensorrt where it can be used, else onnxruntime"),
@@ -58,6 +44,8 @@ def build_engine(
 
     Prints the path of each engine's manifest. Each new engine is run once on noise and compared with its graph. An
     engine that exists and fits is kept.
+
+    Example: heartvit-edge build-engine pack --backend tensorrt --precision fp16
     """
     from heartvit_edge.engines import build, store
     from heartvit_edge.engines.fingerprint import detect_machine

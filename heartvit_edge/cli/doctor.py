@@ -68,7 +68,10 @@ class Diagnosis(Spec):
 
 
 def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON for a machine to read.")] = False) -> None:
-    """Show what this machine has, and which commands work on it."""
+    """Show what this machine has, and which commands work on it.
+
+    Example: heartvit-edge doctor --json
+    """
     diagnosis = diagnose()
     if json:
         typer.echo(diagnosis.model_dump_json(indent=1))

@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from heartvit_edge.cli.build_engine import BackendName, PrecisionName, choose_entries
+from heartvit_edge.cli import engine_options as options
+from heartvit_edge.cli.build_engine import choose_entries
 from heartvit_edge.cli.run_folder import run_file
 from heartvit_edge.cli.table import aligned
 from heartvit_edge.spec.pack import BudgetPack
@@ -28,7 +29,7 @@ MAX_BATCH = 32
 
 
 def evaluate(
-    pack: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)],
+    pack: options.Pack,
     data: Annotated[
         Path, typer.Option(help="Folder of images (one subfolder a class, or flat), or an .npz.", show_default=False)
     ],
@@ -36,23 +37,10 @@ def evaluate(
         Path | None,
         typer.Option(metavar="RUN", help="Folder for evaluation.json.", show_default="print the table alone"),
     ] = None,
-    engines: Annotated[Path, typer.Option(help="Where `heartvit-edge build-engine` stored the engines.")] = Path(
-        "engines"
-    ),
-    backend: Annotated[
-        BackendName | None, typer.Option(help="What runs the engines.", show_default="the one that was built")
-    ] = None,
-    precision: Annotated[
-        PrecisionName | None, typer.Option(help="Of the engines.", show_default="the one that was built")
-    ] = None,
-    budget: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Entry to evaluate, by name or number; repeat for more. The dense entry is always evaluated.",
-            metavar="NAME|NUMBER",
-            show_default="all",
-        ),
-    ] = None,
+    engines: options.Engines = Path("engines"),
+    backend: options.BuiltBackend = None,
+    precision: options.BuiltPrecision = None,
+    budget: options.Entries = None,
     batch_size: Annotated[
         int | None,
         typer.Option(min=1, help="Images an inference.", show_default=f"what the engines serve, at most {MAX_BATCH}"),
@@ -61,12 +49,14 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Evaluate N images drawn at random.", show_default="all")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Images stored in RUN for the report's token maps.")] = 8,
-    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+    json: options.Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace RUN/evaluation.json.")] = False,
 ) -> None:
     """Count what the engines of PACK answer on DATA: top-1 and top-5 where there are labels, agreement, and KL.
 
     Agreement is the share of images whose answer is the dense engine's; KL is the mean of KL(dense || entry) in nats.
+
+    Example: heartvit-edge evaluate pack --data my_labelled_images/ --out run
     """
     from heartvit_edge.bench.run import evaluate_engines
     from heartvit_edge.bench.stored import check_batch_sizes, find_engines

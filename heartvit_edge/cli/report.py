@@ -29,6 +29,8 @@ def report(
     """Write what was measured as one self-contained HTML page, and beside it a Markdown and a CSV file.
 
     Several runs are compared: their rows carry the name of the run's folder. Prints the three paths.
+
+    Example: heartvit-edge report run another_run --out report.html
     """
     from heartvit_edge.report.write import write_report
 
