@@ -124,7 +124,7 @@ def set_factors(dense: DenseModel, fitted: Tensor, checked: Tensor, share: float
     return factors
 
 
-def scoring_cost(dense: DenseModel, images: Tensor, rounds: int) -> tuple[float, float, float]:
+def cost_claim(dense: DenseModel, images: Tensor, rounds: int = 15) -> Claim:
     """Return Monte-Carlo Fisher's time with 8 draws over a dense forward's, interleaved: median and quartiles."""
     layout = GateLayout(dense.shape, SITES)
     ratios = []
@@ -137,7 +137,8 @@ def scoring_cost(dense: DenseModel, images: Tensor, rounds: int) -> tuple[float,
         SCORERS["fisher-mc"].score(Batch(dense.module, layout, images, None, 8, [generator] * len(images)))
         ratios.append((time.perf_counter() - between) / (between - start))
     low, middle, high = np.quantile(ratios[1:], [0.25, 0.5, 0.75])
-    return float(middle), float(low), float(high)
+    name = "Monte-Carlo Fisher, 8 draws, in dense forwards (quartiles)"
+    return Claim(name, float(middle), float(low), float(high), at_most=20)
 
 
 def peak_memory_mb(shared: Path, num_images: int) -> float:
@@ -162,8 +163,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=96, help="images with every removal measured")
     parser.add_argument("--drop-images", type=int, default=300, help="images on which tokens are dropped by score")
     parser.add_argument("--probes", type=int, default=8, help="draws of the stochastic scorers")
+    parser.add_argument("--cost-only", action="store_true", help="time scoring alone; needs an idle machine")
     args = parser.parse_args()
     dense = load_model(args.shared)
+    if args.cost_only:
+        finish([cost_claim(dense, inputs(dense, draw(args.shared, "eval", 8, seed=0)))], {}, args)
+        return
     chosen = draw(args.shared, "eval", args.drop_images, seed=0)
     images, labels = inputs(dense, chosen), torch.from_numpy(np.asarray(chosen.labels))
     measured_tokens, measured_heads = measure_singles(dense, images[: args.images])
@@ -197,8 +202,7 @@ def main() -> None:
     half = "half the tokens at block 6, median factor after calibration"
     claims.append(Claim(f"set cost, {half}, logits on the way", factors["token-set-path"], at_most=1.5))
     claims.append(Claim(f"set cost, {half}, one Hessian-vector product", factors["token-set"]))
-    cost, low, high = scoring_cost(dense, images[:8], rounds=7)
-    claims.append(Claim("Monte-Carlo Fisher, 8 draws, in dense forwards (quartiles)", cost, low, high, at_most=20))
+    claims.append(cost_claim(dense, images[:8]))
     few, many = peak_memory_mb(args.shared, 100), peak_memory_mb(args.shared, 1000)
     claims.append(Claim("peak memory, 1,000 images over 100", many / few, at_most=1.05))
     details: dict[str, object] = {

@@ -15,7 +15,10 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/architecture.md",
+    "docs/bench.md",
     "docs/install.md",
+    "docs/method.md",
+    "docs/scores.md",
     "docker/README.md",
     "engines/README.md",
 )
