@@ -80,13 +80,13 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
     if any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer):
         raise CheckError(f"{source} has FP16 weights already, expected FP32", hint="export the pack in FP32")
     name_nodes(model.graph)
+    operators = {*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS}
+    names = float32_nodes(model.graph, shape)
+    names |= {node.name for node in model.graph.node if node.op_type in operators}
     model = float16.convert_float_to_float16(
-        model,
-        keep_io_types=True,
-        op_block_list=[*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS],
-        node_block_list=sorted(float32_nodes(model.graph, shape)),
+        model, keep_io_types=True, op_block_list=sorted(operators), node_block_list=sorted(names)
     )
-    _tidy_casts(model.graph)
+    _tidy_casts(model.graph, names)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
@@ -94,8 +94,8 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
     onnx.save_model(model, str(target))
 
 
-def _tidy_casts(graph: onnx.GraphProto) -> None:
-    """Repair what the converter leaves, in place.
+def _tidy_casts(graph: onnx.GraphProto, float32: set[str]) -> None:
+    """Repair what the converter leaves, in place; ``float32`` are the nodes that it was told to leave in FP32.
 
     A tensor that two FP32 nodes read is cast twice under one name, which ONNX forbids. Between two FP32 nodes a value
     goes through FP16 and back, which rounds it: scores would tie. Nodes are out of order.
@@ -107,10 +107,12 @@ def _tidy_casts(graph: onnx.GraphProto) -> None:
 
     nodes = list({node.output[0]: node for node in reversed(graph.node)}.values())
     floats = {info.name for info in graph.input if info.type.tensor_type.elem_type == TensorProto.FLOAT}
+    # the first output alone: TopK's second is of integers
+    floats |= {node.output[0] for node in nodes if node.name in float32}
     full_of: dict[str, str] = {}  # FP16 tensor to the FP32 tensor that it was rounded from
     for node in nodes:
         source = node.input[0] if node.input else ""
-        if is_cast(node, TensorProto.FLOAT16) and (source in floats or source.endswith("_cast_to_fp16")):
+        if is_cast(node, TensorProto.FLOAT16) and source in floats:
             full_of[node.output[0]] = source
     unrounded = {
         node.output[0]: full_of[node.input[0]]
