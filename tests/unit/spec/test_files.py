@@ -76,6 +76,7 @@ def test_what_exists_may_be_written_by_force_alone(tmp_path, kind):
 
 def test_what_does_not_exist_may_be_written(tmp_path):
     refuse_existing(tmp_path / "new", force=False)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_new_file_appears_whole_when_the_body_ends(tmp_path):
