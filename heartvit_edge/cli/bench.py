@@ -5,18 +5,20 @@ from __future__ import annotations
 import json as jsonlib
 import shlex
 import sys
+from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from heartvit_edge.cli import engine_options as options
 from heartvit_edge.cli.build_engine import choose_entries
+from heartvit_edge.cli.console import say
+from heartvit_edge.cli.profile_table import refuse_options_of_engines, run_profile
 from heartvit_edge.cli.run_folder import run_file
 from heartvit_edge.cli.table import aligned
+from heartvit_edge.cli.window_progress import window_progress
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import BudgetPack
 
@@ -35,8 +37,36 @@ class PowerName(str, Enum):
 
 def bench(
     pack: options.Pack,
-    out: Annotated[Path, typer.Option(metavar="RUN", help="Folder for measurement.json.", show_default=False)],
-    engines: options.Engines = Path("engines"),
+    out: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Folder for measurement.json.", show_default=False)
+    ] = None,
+    profile_table: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE.json",
+            help="Instead: measure what one block costs by tokens and heads, for plans under a latency or energy "
+            "budget, and store it here. Needs no engines.",
+            show_default=False,
+        ),
+    ] = None,
+    tokens: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --profile-table: token counts, prefix included, beside all tokens; repeat, or separate by "
+            "commas.",
+            show_default="up to 12 multiples of 8",
+        ),
+    ] = None,
+    heads: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="With --profile-table: head counts beside all heads; repeat, or separate by commas.",
+            show_default="up to 4 from 1 on",
+        ),
+    ] = None,
+    engines: Annotated[
+        Path | None, typer.Option(help="Where `heartvit-edge build-engine` stored the engines.", show_default="engines")
+    ] = None,
     backend: options.BuiltBackend = None,
     precision: options.BuiltPrecision = None,
     budget: options.Entries = None,
@@ -57,14 +87,20 @@ def bench(
         float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
     ] = 100.0,
     json: options.Json = False,
-    force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json, or TABLE.json.")] = False,
 ) -> None:
     """Measure latency, throughput and, where there is a power source, gross energy of the engines of PACK.
 
     Each engine runs on random images until its latency has settled, then all of them in turn: A B C A B C. Every
     sample is stored in RUN/measurement.json, and the figures printed are computed from it.
 
+    With --profile-table, engines of a few blocks of the dense model are built on the way, for TensorRT where it can be
+    used and in fp32 unless told otherwise, and timed by tokens and heads: what `heartvit-edge plan` needs for a budget
+    in milliseconds or millijoules on this machine.
+
     Example: heartvit-edge bench pack --batch-size 1 --batch-size 8 --out run
+
+    Example: heartvit-edge bench pack --profile-table table.json --precision fp16
     """
     from heartvit_edge.bench.run import measure_engines
     from heartvit_edge.bench.session import Schedule
@@ -72,9 +108,33 @@ def bench(
     from heartvit_edge.engines.fingerprint import detect_machine
     from heartvit_edge.report.runs import MEASUREMENT
 
+    sizes = parse_counts("--batch-size", batch_size or ["1"])
+    if profile_table is not None:
+        refuse_options_of_engines({"--out": out, "--budget": budget, "--engines": engines}, sizes)
+        run_profile(
+            pack,
+            profile_table,
+            backend=backend.value if backend else None,
+            precision=precision.value if precision else "fp32",
+            batch_size=sizes[0],
+            tokens=parse_counts("--tokens", tokens or []),
+            heads=parse_counts("--heads", heads or []),
+            duration_s=duration,
+            num_rounds=trials,
+            power=power.value,
+            interval_ms=interval_ms,
+            json=json,
+            force=force,
+        )
+        return
+    if tokens or heads:
+        option = "--tokens" if tokens else "--heads"
+        raise InputError(f"{option} goes with --profile-table alone", hint=f"leave {option} out")
+    if out is None:
+        raise InputError("--out is missing, expected a folder for measurement.json", hint="add --out run")
+    engines = engines or Path("engines")
     target = run_file(out, MEASUREMENT, force=force)
     content = BudgetPack.open(pack)
-    sizes = parse_batch_sizes(batch_size or ["1"])
     names = choose_entries(content, budget or [])
     machine = detect_machine()
     found = find_engines(
@@ -87,19 +147,8 @@ def bench(
         machine,
     )
     check_batch_sizes(pack, engines, found, sizes)
-    console = Console(stderr=True, highlight=False)
-    kind = f"{found[0].manifest.backend} {found[0].manifest.precision}"
-    console.print(f"engines: {kind}, {len(found)} from {engines}", markup=False, soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    # Drawn between windows alone: a thread that redraws inside one would be measured with the engine.
-    with Progress(*columns, console=console, redirect_stdout=False, auto_refresh=False) as progress:
-        task = progress.add_task("", total=len(found) * len(sizes) * (1 + trials))
-
-        def step(text: str) -> None:
-            progress.update(task, description=text)
-            progress.refresh()
-            progress.advance(task)
-
+    say(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
+    with window_progress(len(found) * len(sizes) * (1 + trials)) as (tell, step):
         measurement, lost = measure_engines(
             content,
             found,
@@ -109,36 +158,35 @@ def bench(
             interval_ms / 1000,
             machine,
             shlex.join(["heartvit-edge", *sys.argv[1:]]),
-            tell=lambda text: progress.console.print(text, markup=False, soft_wrap=True),
-            step=step,
+            tell,
+            step,
         )
-        progress.refresh()
     measurement.write(target, force=force)
     typer.echo(_as_json(measurement, target) if json else f"{_as_table(measurement)}\n{target}")
     if lost is not None:
         raise lost
 
 
-def parse_batch_sizes(texts: list[str]) -> list[int]:
-    """Return the batch sizes of ``["1", "4,8"]`` in order, each once.
+def parse_counts(option: str, texts: Sequence[str]) -> list[int]:
+    """Return the counts of ``["1", "4,8"]`` in order, each once.
 
     Raises:
-        InputError: If one is not a whole number of at least one.
+        InputError: If one is not a whole number of at least one; the message names the option.
     """
-    sizes: dict[int, None] = {}
+    counts: dict[int, None] = {}
     for text in texts:
         for part in text.split(","):
             try:
-                size = int(part)
+                count = int(part)
             except ValueError:
-                size = 0
-            if size < 1:
+                count = 0
+            if count < 1:
                 raise InputError(
-                    f"--batch-size is {text!r}, expected whole numbers of at least 1",
-                    hint="write --batch-size 1 --batch-size 8, or --batch-size 1,8",
+                    f"{option} is {text!r}, expected whole numbers of at least 1",
+                    hint=f"write {option} 1 {option} 8, or {option} 1,8",
                 )
-            sizes[size] = None
-    return list(sizes)
+            counts[count] = None
+    return list(counts)
 
 
 def _as_table(measurement: Measurement) -> str:

@@ -66,6 +66,24 @@ class ModelShape(Spec):
         """All tokens of a dense forward, prefix included."""
         return self.num_prefix_tokens + self.num_patches
 
+    @property
+    def quarter_blocks(self) -> tuple[int, ...]:
+        """Blocks at a quarter, half and three quarters of the depth, 3, 6 and 9 of 12; block 0 is never one."""
+        blocks = {max(1, round(self.depth * part / 4)) for part in (1, 2, 3)}
+        return tuple(sorted(blocks & set(range(1, self.depth))))
+
+    def token_counts(self, step: int = 8) -> tuple[int, ...]:
+        """Return the multiples of ``step``, prefix included, that leave a patch, and all tokens.
+
+        Tensor cores work on tiles of eight, so latency is a staircase in the token count.
+
+        Args:
+            step: Distance of the counts; it is halved until the image has tokens for four of them.
+        """
+        while step > 1 and self.num_tokens // step < 4:
+            step //= 2
+        return (*range(step * (self.num_prefix_tokens // step + 1), self.num_tokens, step), self.num_tokens)
+
 
 class ModelSource(Spec):
     """Which dense model an artefact was made from.

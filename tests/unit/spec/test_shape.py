@@ -42,3 +42,10 @@ def test_every_dimension_is_positive(name):
 def test_an_unknown_pooling_is_refused():
     with pytest.raises(ValidationError, match="'token', 'token\\+distillation' or 'avg'"):
         _shape(pool="map")
+
+
+@pytest.mark.parametrize(
+    ("depth", "blocks"), [(12, (3, 6, 9)), (24, (6, 12, 18)), (4, (1, 2, 3)), (3, (1, 2)), (2, (1,)), (1, ())]
+)
+def test_quarter_blocks_lie_at_quarters_of_the_depth_and_never_at_block_0(depth, blocks):
+    assert _shape(depth=depth).quarter_blocks == blocks
