@@ -1,13 +1,15 @@
-"""Predicted loss of keeping so many tokens at a site, and of losing so many heads in a block."""
+"""Predicted loss of keeping so many tokens at a site, and of losing a head."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from heartvit_edge.sensitivity.table import ScoreTable
+from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.plan import BlockPlan
 
 Curve = NDArray[np.float64]
 
@@ -66,14 +68,50 @@ def site_terms(curves: Mapping[int, Curve]) -> dict[int, Curve]:
     return terms
 
 
-def head_curve(scores: NDArray[np.float64]) -> tuple[Curve, NDArray[np.int64]]:
-    """Return the loss of removing a block's least-scored heads, by the number removed, and the order they go in.
+def losses_at(curve: Curve, shape: ModelShape, candidates: tuple[int, ...]) -> Curve:
+    """Read a site's curve over dropped tokens at the token counts that stay, shape (candidates,)."""
+    return curve[[shape.num_tokens - count for count in candidates]]
+
+
+def loss_stderr(table: ScoreTable, blocks: Sequence[BlockPlan], num_draws: int = 200) -> float:
+    """Return the standard error over images of a plan's predicted loss, by bootstrap, in the scores' units.
 
     Args:
-        scores: One block's mean scores, shape (num_heads,). Negative ones count as zero.
-
-    Returns:
-        Losses, shape (num_heads + 1,), and head indices, least-scored first, shape (num_heads,).
+        table: The scores that predicted it; corrections are taken as exact.
+        blocks: What each block keeps.
+        num_draws: Sets of images drawn with replacement, from a fixed seed.
     """
-    order = np.argsort(scores, kind="stable")
-    return np.concatenate([[0.0], np.cumsum(np.maximum(scores[order], 0))]), order
+    info = table.info
+    images = len(next(iter(table.tokens.values())))
+    draws = np.random.default_rng(0).integers(0, images, (num_draws, images))
+    total = np.zeros(num_draws)
+    before = 0
+    correct = {found.site: found.correct for found in info.drop_curves}
+    for site, scores in sorted(table.tokens.items()):
+        gone = info.shape.num_tokens - blocks[site].num_tokens
+        sums = np.cumsum(np.sort(np.maximum(scores, 0).astype(np.float64), axis=1), axis=1)
+        for count, sign in ((gone, 1), (before, -1)):
+            if gone > before and count:
+                means = sums[draws, count - 1].mean(axis=1)
+                total += sign * np.array([correct[site](mean) if site in correct else mean for mean in means])
+        before = max(before, gone)
+    found = info.calibration_of("head")
+    for index, block in enumerate(blocks):
+        if table.heads is not None:
+            means = _drawn_means(table.heads[:, index], block.kept_heads, draws)
+            total += (means if found is None else found.scale * means**found.exponent).sum(axis=1)
+        if table.units is not None and block.kept_units is not None:
+            total += _drawn_means(table.units[:, index], block.kept_units, draws).sum(axis=1)
+    return float(total.std())
+
+
+def _drawn_means(scores: NDArray[np.float32], kept: Sequence[int], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return the mean scores of what goes in each draw of images, shape (draws, gone); negative means count as zero.
+
+    Args:
+        scores: Shape (images, count).
+        kept: What stays.
+        draws: Positions of images, shape (draws, images).
+    """
+    means: NDArray[np.float64] = np.delete(scores, list(kept), axis=1)[draws].mean(axis=1, dtype=np.float64)
+    return np.maximum(means, 0)

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from heartvit_edge.cli.engine_options import BackendName, Pack, PrecisionName
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.budget import Budget
+from heartvit_edge.spec.budget import Budget, joint_label, parse_joint
 from heartvit_edge.spec.engine import BatchRange
 from heartvit_edge.spec.pack import BudgetPack
 
@@ -139,6 +139,6 @@ def choose_entries(pack: BudgetPack, wanted: list[str]) -> list[str]:
 
 def _label(text: str) -> str | None:
     try:
-        return Budget.parse(text).label
+        return joint_label(parse_joint(text))
     except InputError:
         return None

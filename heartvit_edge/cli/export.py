@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heartvit_edge.cli import host_options as options
+from heartvit_edge.cli import plan_options
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
-from heartvit_edge.cli.plan import Budgets, Heads, parse_budgets, run_plans
+from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import MANIFEST
@@ -20,14 +20,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from heartvit_edge.allocation.accept import PlanningImages
+    from heartvit_edge.gating.gate import GateName
+    from heartvit_edge.sensitivity.table import ScoreTable
+
 PARITY_IMAGES = 64
-
-
-class GateOption(str, Enum):
-    """Gates that can be asked for."""
-
-    class_attention = "class-attention"
-    attention_received = "attention-received"
 
 
 def export(
@@ -37,15 +34,24 @@ def export(
     weights: options.Weights = None,
     img_size: options.ImgSize = None,
     model_kwargs: options.ModelKwargs = None,
-    budget: Budgets = None,
+    budget: plan_options.Budgets = None,
     num_images: options.NumImages = 256,
     held_out_images: options.HeldOutImages = 16,
     scorer: options.ScorerOption = options.ScorerName.removal_gate,
     sites: options.Sites = "",
     probes: options.Probes = None,
-    heads: Heads = True,
+    unit_groups: options.UnitGroups = 0,
+    heads: plan_options.Heads = True,
+    symmetric: plan_options.Symmetric = False,
+    max_sites: plan_options.MaxSites = None,
+    nested: plan_options.Nested = False,
+    device_table: plan_options.Table = None,
+    plan_images: Annotated[
+        int, typer.Option(min=0, help="Scored images on which plans are improved by measuring; 0: scores alone.")
+    ] = plan_options.PLAN_IMAGES,
+    check_images: plan_options.CheckImages = plan_options.CHECK_IMAGES,
     gate: Annotated[
-        GateOption | None,
+        plan_options.GateOption | None,
         typer.Option(help="What chooses tokens at run time.", show_default="what fits the model's pooling"),
     ] = None,
     scores: Annotated[
@@ -57,18 +63,24 @@ def export(
 ) -> None:
     """Score, plan, export and check MODEL, and write a budget pack: the dense model and one graph a budget.
 
-    Prints the path of the pack's manifest. Scores and plans are kept beside the pack and used again where model, images
-    and settings are the same.
+    Plans are improved and checked by what they lose with the gate that the graphs will carry. Prints the path of the
+    pack's manifest. Scores and plans are kept beside the pack and used again where model, images and settings are the
+    same.
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
     """
+    from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.gating.gate import check_gate, default_gate
 
+    if plan_images == 1:
+        raise InputError("one image tells no error of what a plan loses", hint="--plan-images 64, or 0 for none")
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
-    budgets = parse_budgets(budget)
+    budgets = plan_options.read_budgets(budget)
+    settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
+    check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)
     if out.name in ("", ".."):
         raise InputError(f"--out {out} is no folder of its own", hint="--out pack")
     check_out(out, force=force)
@@ -76,6 +88,9 @@ def export(
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
     chosen = gate.value if gate is not None else default_gate(given.dense.shape)
     check_gate(chosen, given.dense.module)
+    CostModel(given.dense.shape, unit_groups, settings.table)  # refuses a table that does not fit
+    if given.num_used >= given.listing.num_images:
+        check_wanted(budgets, settings, nested=nested, checked=False)
     replace = force and scores is None  # scores that were named are the user's: --force is for the pack
     try:
         table = run_score(
@@ -84,16 +99,19 @@ def export(
             scorer=scorer,
             sites=sites,
             probes=probes,
-            unit_groups=0,
+            unit_groups=unit_groups,
             seed=seed,
             batch_size=batch_size,
             force=replace,
         )
         if not is_first_process():
             return
-        plans = run_plans(table, budgets, scores_folder / "plans", prune_heads=heads, force=replace)
+        request = Request(table, budgets, settings, nested=nested)
+        if plan_images:
+            request = request.measured_on(*_measured(given, table, plan_images, check_images, seed, chosen))
+        plans = run_plans(request, scores_folder / "plans", force=replace)
     except InputError as err:
-        if scores is None:
+        if scores is None or not (err.hint or "").startswith("name another folder"):
             raise
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
@@ -116,6 +134,15 @@ def export(
         share = entry.parity.max_abs_error / max(entry.parity.logit_scale, 1e-30)
         say(f"{entry.name}: logits within {share:.1e} of PyTorch's scale on {entry.parity.num_images} images")
     typer.echo(out / MANIFEST)
+
+
+def _measured(
+    given: options.HostInput, table: ScoreTable, plan_images: int, check_images: int, seed: int, gate: GateName
+) -> tuple[PlanningImages, PlanningImages | None]:
+    """Return what runs plans on some of the scored images, and on further ones, the gate choosing tokens."""
+    planning = plan_options.planning_part(given.scored, plan_images, seed)
+    checks = plan_options.draw_checks(given.listing, given.num_used, check_images, seed)
+    return plan_options.running(given.dense, table, planning, checks, gate)
 
 
 def _class_names(found: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

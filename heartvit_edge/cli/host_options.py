@@ -14,6 +14,7 @@ from heartvit_edge.errors import InputError
 
 if TYPE_CHECKING:
     from heartvit_edge.data.images import ImageSet
+    from heartvit_edge.data.listing import Listing
     from heartvit_edge.model.zoo import DenseModel
 
 
@@ -65,11 +66,14 @@ Sites = Annotated[
     str,
     typer.Option(
         help="Blocks before which tokens may be dropped, such as 3,6,9.",
-        show_default="a quarter, half and three quarters of the depth",
+        show_default="every block but the first",
     ),
 ]
 Probes = Annotated[
     int | None, typer.Option(help="Random draws an image, for fisher-mc and heart-literal.", show_default="8")
+]
+UnitGroups = Annotated[
+    int, typer.Option(min=0, help="Groups of MLP hidden units a block to score, which plans may then remove; 0: none.")
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of every random draw.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images a forward; bounds the memory.")]
@@ -96,11 +100,18 @@ class HostInput:
         dense: The dense model.
         scored: Images to score.
         held_out: Images to calibrate on; None for none.
+        listing: All images that these were drawn from.
     """
 
     dense: DenseModel
     scored: ImageSet
     held_out: ImageSet | None
+    listing: Listing
+
+    @property
+    def num_used(self) -> int:
+        """Images that are scored or calibrated on."""
+        return len(self.scored) + (len(self.held_out) if self.held_out is not None else 0)
 
 
 def load_host_input(
@@ -132,4 +143,4 @@ def load_host_input(
     scored, held_out = split(images, min(num_images, len(images)), seed)
     if held_out_images and held_out is None:
         say(f"{data.name} has {len(images)} images, all are scored: none is left to check the predicted loss on")
-    return HostInput(dense, scored, held_out)
+    return HostInput(dense, scored, held_out, listing)

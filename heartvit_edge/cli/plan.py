@@ -2,103 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heartvit_edge.cli import host_options as options
-from heartvit_edge.cli.console import say
+from heartvit_edge.cli import plan_options
+from heartvit_edge.cli.make_plans import Request, check_wanted, plan_path, run_plans
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.budget import Budget
-from heartvit_edge.spec.plan import PruningPlan
 
 if TYPE_CHECKING:
-    from heartvit_edge.sensitivity.table import ScoreTable
-
-Budgets = Annotated[
-    list[str] | None,
-    typer.Option("--budget", help="Share of the dense MACs that may stay, such as 0.7; repeat for more."),
-]
-Heads = Annotated[bool, typer.Option("--heads/--no-heads", help="Whether heads may be removed too.")]
+    from heartvit_edge.gating.gate import GateName
 
 
 def plan(
     scores: Annotated[Path, typer.Argument(help="Folder that `heartvit-edge score` wrote.", show_default=False)],
-    budget: Budgets = None,
+    budget: plan_options.Budgets = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the plans.", show_default="SCORES/plans")] = None,
-    heads: Heads = True,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Images to improve and check plans on, as for score.", show_default="none: not measured"),
+    ] = None,
+    weights: options.Weights = None,
+    plan_images: Annotated[
+        int | None,
+        typer.Option(
+            min=2, help="Scored images on which plans are improved.", show_default=str(plan_options.PLAN_IMAGES)
+        ),
+    ] = None,
+    check_images: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Further images on which plans are checked; a loss budget needs some.",
+            show_default=str(plan_options.CHECK_IMAGES),
+        ),
+    ] = None,
+    gate: Annotated[
+        plan_options.GateOption | None,
+        typer.Option(help="What chooses tokens while plans are measured.", show_default="the scores"),
+    ] = None,
+    heads: plan_options.Heads = True,
+    symmetric: plan_options.Symmetric = False,
+    sites: plan_options.PlanSites = "",
+    max_sites: plan_options.MaxSites = None,
+    nested: plan_options.Nested = False,
+    device_table: plan_options.Table = None,
+    explain: plan_options.Explain = False,
     force: options.Force = False,
 ) -> None:
-    """Find the plan of least predicted loss within each budget.
+    """Find the plan of least loss within each budget or, for a loss budget, the plan of least cost.
 
-    Prints the path of each plan.
+    From scores alone a plan's loss is a prediction. With --data plans are also run on images, where scores taken again
+    at each site choose the tokens, or a gate: they are improved by what their neighbours lose there, and then checked
+    on other images; a loss budget needs that. Prints the path of each plan.
 
-    Example: heartvit-edge plan scores --budget 0.7 --budget 0.5
+    Example: heartvit-edge plan scores --data images/ --budget 0.7 --budget macs=0.5,loss-nats=0.2
     """
+    from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.sensitivity.table import read_table
 
     if not budget:
         raise InputError("no --budget was given", hint=f"heartvit-edge plan {scores} --budget 0.7")
+    measuring = {"--weights": weights, "--gate": gate, "--plan-images": plan_images, "--check-images": check_images}
+    idle = next((option for option, value in measuring.items() if value is not None and value != []), None)
+    if data is None and idle is not None:
+        raise InputError(f"{idle} is for measuring plans, which needs --data", hint="--data images/")
+    improve_on = plan_options.PLAN_IMAGES if plan_images is None else plan_images
+    check_on = plan_options.CHECK_IMAGES if check_images is None else check_images
+    wanted = plan_options.read_budgets(budget)
+    settings = plan_options.read_settings(heads, symmetric, sites, max_sites, device_table)
+    check_wanted(wanted, settings, nested=nested, checked=data is not None and check_on > 0)
+    table = read_table(scores)
+    CostModel(table.info.shape, table.info.settings.unit_groups, settings.table)  # refuses a table that does not fit
+    request = Request(table, wanted, settings, nested=nested)
+    if data is not None:
+        chosen: GateName | None = gate.value if gate is not None else None
+        images = plan_options.load_images(table, data, weights, improve_on, check_on, chosen)
+        request = request.measured_on(*images)
     folder = out if out is not None else scores / "plans"
-    made = run_plans(read_table(scores), parse_budgets(budget), folder, prune_heads=heads, force=force)
+    made = run_plans(request, folder, explain=explain, force=force)
     for found in made:
-        typer.echo(plan_path(folder, found.budgets[0]))
-
-
-def parse_budgets(texts: Sequence[str]) -> list[Budget]:
-    """Return the budgets in the order given, each once.
-
-    Raises:
-        InputError: If one cannot be read.
-    """
-    return list(dict.fromkeys(Budget.parse(text) for text in texts))
-
-
-def plan_path(folder: Path, budget: Budget) -> Path:
-    """Return where the plan for a budget is stored."""
-    return folder / f"{budget.label}.json"
-
-
-def run_plans(
-    table: ScoreTable, budgets: Sequence[Budget], folder: Path, *, prune_heads: bool, force: bool
-) -> list[PruningPlan]:
-    """Return a plan for each budget, from ``folder`` where one made of the same scores is there, and store the others.
-
-    Raises:
-        InputError: If ``folder`` holds a plan for the budget that was made of other scores and ``force`` is not set.
-        InfeasibleError: If a budget cannot be met.
-    """
-    from heartvit_edge.allocation.plan import make_plan
-
-    digest = table.info.digest()
-    plans = []
-    for budget in budgets:
-        path = plan_path(folder, budget)
-        if path.exists() and not force:
-            stored = PruningPlan.read(path)
-            if stored.sensitivity_sha256 != digest or stored.prune_heads != prune_heads:
-                raise InputError(
-                    f"{path} was made of other scores or settings",
-                    hint="name another folder with --out, or add --force",
-                )
-            say(f"plan {path} fits and is used again")
-        else:
-            stored = make_plan(table, budget, prune_heads=prune_heads)
-            stored.write(path, force=force)
-        say(_describe(stored))
-        plans.append(stored)
-    return plans
-
-
-def _describe(found: PruningPlan) -> str:
-    """Return a plan in one line."""
-    sites = ", ".join(f"{count} tokens from block {site}" for site, count in found.sites.items()) or "all tokens"
-    heads = sum(len(block.kept_heads) for block in found.blocks)
-    loss = "unknown" if found.predicted_loss_nats is None else f"{found.predicted_loss_nats:.3g} nats"
-    return (
-        f"{found.budgets[0].label}: {found.macs_fraction:.3f} of {found.dense_macs / 1e9:.2f} GMACs, {sites}, "
-        f"{heads} of {found.shape.depth * found.shape.num_heads} heads, "
-        f"predicted loss {loss}"
-    )
+        typer.echo(plan_path(folder, found.budgets))

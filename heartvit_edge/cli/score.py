@@ -29,7 +29,7 @@ def score(
     scorer: options.ScorerOption = options.ScorerName.removal_gate,
     sites: options.Sites = "",
     probes: options.Probes = None,
-    unit_groups: Annotated[int, typer.Option(min=0, help="Groups of MLP hidden units a block to score.")] = 0,
+    unit_groups: options.UnitGroups = 0,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 8,
     explain: Annotated[bool, typer.Option("--explain", help="Print a summary of the scores.")] = False,

@@ -111,6 +111,7 @@ def subset(
     num_images: int | None,
     seed: int,
     *,
+    skip: int = 0,
     warn: Callable[[str], None] = warnings.warn,
     progress: Callable[[int, int], None] | None = None,
 ) -> ImageSet:
@@ -120,8 +121,10 @@ def subset(
 
     Args:
         images: What to draw from.
-        num_images: Images to draw; None takes all in order.
+        num_images: Images to draw; None takes all that are not skipped.
         seed: Seed of the draw, at least 0; the same seed over the same listing draws the same images.
+        skip: Images at the start of the draw to pass over: those that a draw of that many with the same seed has. They
+            are decoded too, for one that cannot be is no image of either draw.
         warn: Told once which images could not be decoded and were left out.
         progress: Told (images decoded, images wanted) after each.
 
@@ -129,25 +132,26 @@ def subset(
         InputError: If ``num_images`` or ``seed`` is out of range, fewer images can be decoded than asked for, or more
             than 5 % of those tried cannot.
     """
-    wanted = images.num_images if num_images is None else num_images
-    if not 1 <= wanted <= images.num_images:
+    left = max(images.num_images - skip, 0)
+    wanted = left if num_images is None else num_images
+    if not 1 <= wanted <= left:
         raise InputError(
-            f"{wanted} images were asked for, {images.name} has {images.num_images}",
-            hint=f"ask for 1 to {images.num_images}: --num-images {images.num_images}",
+            f"{wanted} images were asked for, {images.name} has {left}{' left' if skip else ''}",
+            hint=f"ask for 1 to {left}: --num-images {left}" if left else "give more images",
         )
     if seed < 0:
         raise InputError(f"the seed must be 0 or more, found {seed}", hint="--seed 0")
     drawn = wanted < images.num_images
     order = np.random.default_rng(seed).permutation(images.num_images) if drawn else np.arange(images.num_images)
-    digests, unreadable = _decode_in_order(images, order, wanted, progress)
+    digests, unreadable = _decode_in_order(images, order, skip + wanted, progress)
     if unreadable:
         warn(f"left out {len(unreadable)} of {len(unreadable) + len(digests)} images: {_first(unreadable)}")
-    if num_images is not None and len(digests) < num_images:
+    if num_images is not None and len(digests) < skip + num_images:
         raise InputError(
-            f"{num_images} images were asked for, {len(digests)} of {images.name} can be decoded",
+            f"{skip + num_images} images were asked for, {len(digests)} of {images.name} can be decoded",
             hint=f"--num-images {len(digests)}",
         )
-    kept = sorted(digests)
+    kept = sorted(list(digests)[skip:])  # in the order of the draw so far
     return ImageSet(
         name=images.name,
         num_images=len(kept),
@@ -172,7 +176,7 @@ def _decode_in_order(
             pixels = images.decode(index)
         except InputError as err:
             unreadable.append(str(err))
-            tried = min(wanted + len(unreadable), images.num_images)  # at the end, if no other fails
+            tried = min(wanted + len(unreadable), len(order))  # at the end, if no other fails
             if len(unreadable) > MAX_UNREADABLE * tried:
                 raise InputError(
                     f"more than {MAX_UNREADABLE:.0%} of {images.name} cannot be decoded: {_first(unreadable)}",

@@ -40,7 +40,7 @@ def write_pack(
 
     Args:
         dense: The dense model; moved to the CPU.
-        plans: Plans of that model with one budget each; those that remove nothing are served by the dense entry.
+        plans: Plans of that model under different budgets; those that remove nothing are served by the dense entry.
         gate: What chooses tokens.
         out: Folder to write.
         batches: Real inputs (B, 3, H, W) for the comparison.
@@ -63,7 +63,7 @@ def write_pack(
     dense.module.cpu()
     named = {"dense": dense_plan(dense.source, dense.shape)}
     ordered = sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs)
-    named |= {plan.budgets[0].label: plan for plan in ordered}
+    named |= {plan.label: plan for plan in ordered}
     with new_folder(out, force=force) as folder:
         entries = []
         for name, plan in named.items():

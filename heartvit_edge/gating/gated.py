@@ -1,4 +1,4 @@
-"""The pruned model that is exported: heads sliced away, tokens chosen by a gate and dropped on the way."""
+"""The pruned model that is exported: heads and MLP units sliced away, tokens dropped on the way by a gate."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from torch import Tensor, nn
 
 from heartvit_edge.gating.gate import GATES, GateName, check_gate
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
-from heartvit_edge.model.surgery import keep_heads
-from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.model.surgery import keep_heads, keep_units
+from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 
 class GatedViT(nn.Module):
     """A ViT that carries out a pruning plan; every shape but the batch is static.
 
     Attributes:
-        backbone: The dense model without the removed heads.
+        backbone: The dense model without the removed heads and MLP units.
         num_keep: Site to the number of patch tokens kept from that block on.
     """
 
     def __init__(self, dense: VisionTransformer, plan: PruningPlan, gate: GateName | None) -> None:
-        """Copy the dense model and slice its heads away.
+        """Copy the dense model and slice its heads and MLP units away.
 
         Args:
             dense: The plan's model; it is left as it is.
@@ -40,6 +40,8 @@ class GatedViT(nn.Module):
         if gate is not None:
             check_gate(gate, dense)
         self.backbone = keep_heads(dense, [block.kept_heads for block in plan.blocks])
+        if plan.unit_groups:
+            self.backbone = keep_units(self.backbone, [kept_units(block, plan) for block in plan.blocks])
         self.num_keep = {site: count - plan.shape.num_prefix_tokens for site, count in plan.sites.items()}
         self._gate = GATES[gate] if gate is not None else None
 
@@ -67,3 +69,12 @@ class GatedViT(nn.Module):
                 kept_at_sites.append(patches.to(torch.int32))
             tokens, weights = run_block(block, tokens)
         return (classify(self.backbone, tokens), *kept_at_sites)
+
+
+def kept_units(block: BlockPlan, plan: PruningPlan) -> list[int]:
+    """Return the MLP hidden units that a block keeps, ascending: those of its groups, each a run of neighbours."""
+    count = plan.shape.mlp_hidden_dim
+    if block.kept_units is None:
+        return list(range(count))
+    length = count // plan.unit_groups
+    return [unit for group in block.kept_units for unit in range(group * length, (group + 1) * length)]

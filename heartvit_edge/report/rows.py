@@ -13,16 +13,34 @@ from heartvit_edge.bench.figures import (
     latency_figures,
     ratio_figures,
 )
+from heartvit_edge.bench.statistics import wilson
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
 from heartvit_edge.spec.pack import BudgetPack
 from heartvit_edge.spec.plan import PruningPlan
 
-PLAN_KEYS = ("macs_fraction", "gmacs", "tokens_share", "heads_share", "predicted_loss_nats")
+PLAN_KEYS = (
+    "macs_fraction",
+    "gmacs",
+    "params_fraction",
+    "tokens_share",
+    "heads_share",
+    "predicted_loss_nats",
+    "held_out_nats",
+    "held_out_agreement",
+    "table_latency_ms",
+    "table_energy_mj",
+    "nats_per_percent",
+)
 ANSWER_KEYS = ("kl_nats", "agreement", "top1", "top5")
 LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s")
 ENERGY_KEYS = ("mj_per_inference", "mj_per_image", "mean_mw", "peak_mw")
+
+NO_TABLE = "the plan was made without a device table"
+
+Z_95 = 1.96
+"""Standard errors to each side of a mean that 95 % of normal means lie within."""
 
 MOST_COUNTS = 4
 """A plan with more token counts than these shows only the first and the last in the table."""
@@ -101,10 +119,39 @@ def _plan_figures(plan: PruningPlan | None) -> dict[str, Figure]:
         "gmacs": Figure(value=plan.macs / 1e9),
         "tokens_share": Figure(value=tokens / (plan.shape.depth * plan.shape.num_tokens)),
         "heads_share": Figure(value=heads / (plan.shape.depth * plan.shape.num_heads)),
-        "predicted_loss_nats": Figure(value=plan.predicted_loss_nats)
+        "params_fraction": _given(plan.params_fraction, "the plan was made before weights were counted"),
+        "predicted_loss_nats": _with_error(plan.predicted_loss_nats, plan.predicted_loss_stderr_nats)
         if plan.predicted_loss_nats is not None
         else _missing(f"scorer {plan.scorer} ranks, and foresees no loss"),
+        "table_latency_ms": _given(plan.latency_ms, NO_TABLE),
+        "table_energy_mj": _given(
+            plan.energy_mj, NO_TABLE if plan.device_table_sha256 is None else "the device table has no energy"
+        ),
+        "nats_per_percent": _given(plan.nats_per_percent, "not known of this plan"),
+    } | _check_figures(plan)
+
+
+def _check_figures(plan: PruningPlan) -> dict[str, Figure]:
+    check = plan.check
+    if check is None:
+        reason = "nothing is removed" if plan.is_dense else "the plan was not measured on held-out images"
+        return dict.fromkeys(("held_out_nats", "held_out_agreement"), _missing(reason))
+    low, high = wilson(check.num_agreeing, check.images.num_images)
+    return {
+        "held_out_nats": _with_error(check.loss_nats, check.loss_stderr_nats),
+        "held_out_agreement": Figure(value=check.agreement, low=low, high=high),
     }
+
+
+def _given(value: float | None, otherwise: str) -> Figure:
+    return _missing(otherwise) if value is None else Figure(value=value)
+
+
+def _with_error(value: float, stderr: float | None) -> Figure:
+    """Return a mean loss with its normal interval, which ends at 0; without where the error is not known."""
+    if stderr is None:
+        return Figure(value=value)
+    return Figure(value=value, low=max(value - Z_95 * stderr, 0.0), high=value + Z_95 * stderr)
 
 
 def _plan_details(plan: PruningPlan) -> dict[str, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from heartvit_edge.report.chart import Frame, axes, drawing, labelled_ticks
 from heartvit_edge.report.formats import decimals_for, number_text, power_of_ten
-from heartvit_edge.report.head_grid import LEFT, WIDTH, HeadGrid
+from heartvit_edge.report.head_grid import LEFT, MOST_BLOCKS_LABELLED, WIDTH, HeadGrid
 from heartvit_edge.report.markup import Markup, element, escaped
 from heartvit_edge.report.palette import Series, mark
 
@@ -107,7 +107,7 @@ def site_scores_plot(means: dict[int, float], errors: dict[int, float], depth: i
     x = frame.x(-0.5, depth - 0.5)
     y = frame.y(lowest / factor, 1.08 * highest / factor if highest > lowest else 1.0)
     title = f"{unit} a token" + (f", in units of {power_of_ten(power)}" if power else "")
-    x_ticks = {float(site): str(site) for site in means}
+    x_ticks = {float(site): str(site) for site in list(means)[:: 1 + (len(means) - 1) // MOST_BLOCKS_LABELLED]}
     parts = [axes(frame, x, y, "site: the block before which tokens go", title, x_ticks, labelled_ticks(y))]
     for site, mean in means.items():
         low, high = (y((mean + sign * errors[site]) / factor) for sign in (-1, 1))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,9 +45,10 @@ def measure_points(
 ) -> tuple[dict[Component, Points], Drops]:
     """Predict and measure a sample of removals on held-out images.
 
-    Each image gives ``TOKENS_PER_SITE`` single tokens a site, ``HEADS_PER_IMAGE`` single heads, one random set of
-    tokens a site for each of ``SET_SHARES`` (predicted by the exact second-order cost, one Hessian-vector product, and
-    by ``path_cost``), and the least-scored shares of ``measure_drops``.
+    Each image gives ``HEADS_PER_IMAGE`` single heads and, at every site, the least-scored shares of ``measure_drops``.
+    At the sites at quarters of the depth (at every site, where none of them is one) it also gives ``TOKENS_PER_SITE``
+    single tokens and one random set of tokens for each of ``SET_SHARES``, predicted by the exact second-order cost, one
+    Hessian-vector product, and by ``path_cost``.
 
     Args:
         dense: The dense model, on its device.
@@ -63,6 +64,8 @@ def measure_points(
     points: dict[Component, Points] = {"token": [], "head": [], "token-set": [], "token-set-path": []}
     drops: Drops = {}
     device = next(dense.module.parameters()).device
+    quarters = [order for order, site in enumerate(layout.sites) if site in dense.shape.quarter_blocks]
+    looked_at = quarters or list(range(len(layout.sites)))
     for number in numbers:
         image = torch.from_numpy(preprocess_one(images.read(number), dense.preprocessing))[None].to(device)
         generator = image_generator(settings.seed, CALIBRATION, number)
@@ -72,11 +75,12 @@ def measure_points(
             Batch(dense.module, layout, image, label, settings.num_probes or 0, [generator])
         )
         if scores.tokens is not None:
-            points["token"] += _single_tokens(dense, trace, layout, scores.tokens[0].cpu(), generator, number)
-            by_product, by_path = _token_sets(dense, trace, image, layout, generator, number)
+            tokens = scores.tokens[0].cpu()
+            points["token"] += _single_tokens(dense, trace, layout, looked_at, tokens, generator, number)
+            by_product, by_path = _token_sets(dense, trace, image, layout, looked_at, generator, number)
             points["token-set"] += by_product
             points["token-set-path"] += by_path
-            for key, found in measure_drops(dense, trace, layout, scores.tokens[0].cpu()).items():
+            for key, found in measure_drops(dense, trace, layout, tokens).items():
                 drops.setdefault(key, []).extend(found)
         if scores.heads is not None:
             points["head"] += _single_heads(dense, trace, scores.heads[0].cpu(), generator, number)
@@ -98,13 +102,15 @@ def _single_tokens(
     dense: DenseModel,
     trace: DenseTrace,
     layout: GateLayout,
+    orders: Sequence[int],
     scores: torch.Tensor,
     generator: torch.Generator,
     number: int,
 ) -> Points:
     found: Points = []
     patches = dense.shape.num_patches
-    for order, site in enumerate(layout.sites):
+    for order in orders:
+        site = layout.sites[order]
         chosen = torch.randperm(patches, generator=generator)[:TOKENS_PER_SITE]
         removed = torch.nn.functional.one_hot(chosen, patches).bool()
         measured = token_losses(dense.module, trace, site, removed.to(trace.logits.device))
@@ -130,13 +136,15 @@ def _token_sets(
     trace: DenseTrace,
     image: torch.Tensor,
     layout: GateLayout,
+    orders: Sequence[int],
     generator: torch.Generator,
     number: int,
 ) -> tuple[Points, Points]:
     by_product: Points = []
     by_path: Points = []
     patches = dense.shape.num_patches
-    for order, site in enumerate(layout.sites):
+    for order in orders:
+        site = layout.sites[order]
         removed = torch.zeros(len(SET_SHARES), patches, dtype=torch.bool)
         for row, share in enumerate(SET_SHARES):
             removed[row, torch.randperm(patches, generator=generator)[: max(1, round(share * patches))]] = True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-SCORING, CALIBRATION = 0, 1
+SCORING, CALIBRATION, RESCORING = 0, 1, 2
 
 
 def image_generator(seed: int, purpose: int, index: int) -> torch.Generator:
@@ -13,7 +13,7 @@ def image_generator(seed: int, purpose: int, index: int) -> torch.Generator:
 
     Args:
         seed: Of the run, at least 0.
-        purpose: ``SCORING`` or ``CALIBRATION``, whose draws are unrelated.
+        purpose: ``SCORING``, ``CALIBRATION`` or ``RESCORING``, whose draws are unrelated.
         index: Position of the image in its set, at least 0.
     """
     state = np.random.SeedSequence((seed, purpose, index)).generate_state(1, np.uint64)

@@ -31,11 +31,6 @@ Advance = Callable[[int], None]
 _SHARDS_FOLDER = ".shards"
 
 
-def default_sites(depth: int) -> tuple[int, ...]:
-    """Return a quarter, half and three quarters of the depth: blocks 3, 6 and 9 of 12."""
-    return tuple(sorted({max(1, round(depth * part / 4)) for part in (1, 2, 3)} & set(range(1, depth))))
-
-
 def make_settings(
     depth: int,
     *,
@@ -45,13 +40,13 @@ def make_settings(
     unit_groups: int = 0,
     seed: int = 0,
 ) -> ScoreSettings:
-    """Return complete settings for a model of that depth.
+    """Return complete settings for a model of that depth; without sites, every block but the first is one.
 
     Raises:
         InputError: If a site is not a block from 1 on, a draw count is given to an exact scorer or is below two, or
             unit groups are given to a scorer that scores none.
     """
-    chosen = tuple(sorted(set(sites))) or default_sites(depth)
+    chosen = tuple(sorted(set(sites))) or tuple(range(1, depth))
     if not chosen or chosen[0] < 1 or chosen[-1] >= depth:
         raise InputError(
             f"sites {sites} must be blocks 1 to {depth - 1} of this model", hint="for example --sites 3,6,9"

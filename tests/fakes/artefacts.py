@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from fakes.device_tables import make_device_table
 from fakes.machines import DESKTOP
 from fakes.runs import make_evaluation, make_measurement, make_pack
 from fakes.small_plans import SHAPE, make_table
@@ -57,11 +58,12 @@ def every_artefact() -> dict[str, Artefact]:
     )
     few_ms = {"dense": [2.0, 2.1], "macs-0.5": [1.0, 1.1]}
     values = (
-        make_plan(table, Budget(limit=0.6)),
+        make_plan(table, (Budget(limit=0.6),)),
         info,
         pack,
         engine,
         make_measurement(few_ms, power=True),
         make_evaluation(),
+        make_device_table(),
     )
     return {value.schema_name: value for value in values}

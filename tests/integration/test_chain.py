@@ -17,7 +17,7 @@ from fakes.tiny_vit import IMG_SIZE, NAME, kwargs_pairs, model_options, write_we
 from PIL import Image
 
 from heartvit_edge.cli import app as command_line
-from heartvit_edge.data.images import load_images
+from heartvit_edge.data.images import list_images, load_images, subset
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.zoo import load_dense
@@ -146,6 +146,17 @@ def test_fewer_macs_were_asked_for_and_fewer_are_spent(place):
         assert 0 < entry.plan.macs_fraction <= limit
         assert entry.plan.predicted_loss_nats > 0
     assert pruned[0].plan.predicted_loss_nats < pruned[1].plan.predicted_loss_nats
+
+
+def test_engines_lose_on_held_out_images_what_their_plans_were_checked_to_lose(place):
+    listing = list_images(place / "pets")
+    held_out = {image.tobytes() for image in subset(listing, NUM_IMAGES - 10, 0, skip=10)}  # 8 scored, 2 calibrated on
+    chosen = [image.tobytes() in held_out for image in load_images(place / "pets")]
+    evaluation = Evaluation.read(place / "run" / "evaluation.json")
+    for entry, found in zip(BudgetPack.open(place / "pack").entries[1:], evaluation.entries[1:], strict=True):
+        assert entry.plan.chosen_by == entry.gate
+        assert entry.plan.check.images.num_images == sum(chosen) == 20
+        assert entry.plan.check.loss_nats == pytest.approx(np.array(found.kl_nats)[chosen].mean(), rel=1e-3, abs=1e-6)
 
 
 def test_without_a_power_source_energy_is_missing_with_its_reason(place):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
-from fakes.small_plans import SHAPE, SOURCE, every_plan, loss_of, macs_of
+from fakes.small_plans import SHAPE, SOURCE, every_plan, limited, loss_of, macs_of, macs_problem
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from heartvit_edge.allocation.plan import dense_plan
-from heartvit_edge.allocation.predict import site_terms, token_curve
-from heartvit_edge.allocation.solve import Problem, losses_at, solve
-from heartvit_edge.errors import InfeasibleError
+from heartvit_edge.allocation.predict import losses_at, site_terms, token_curve
+from heartvit_edge.allocation.solve import solve
 from heartvit_edge.spec.plan import PruningPlan
 
 CANDIDATES = (4, 8, 12, 17)
@@ -23,34 +20,35 @@ LOSSES = st.integers(-100, 1000).map(lambda thousandths: thousandths / 1000)
 
 @st.composite
 def problems(draw):
-    """Draw a model of 3 or 4 blocks of 3 heads, two sites of 4 candidates, and any losses; there is no budget yet."""
+    """Draw a model of 3 or 4 blocks of 3 heads, and a problem of two sites of 4 candidates, any losses and no limit."""
     depth = draw(st.integers(3, 4))
     first = draw(st.integers(1, depth - 2))
     second = draw(st.integers(first + 1, depth - 1))
-    return Problem(
-        shape=SHAPE.model_copy(update={"depth": depth}),
+    shape = SHAPE.model_copy(update={"depth": depth})
+    return shape, macs_problem(
+        np.inf,
+        draw(arrays(np.float64, (2, len(CANDIDATES)), elements=LOSSES)),
+        draw(arrays(np.float64, (depth, SHAPE.num_heads), elements=LOSSES)),
         sites=(first, second),
         candidates=CANDIDATES,
-        token_loss=draw(arrays(np.float64, (2, len(CANDIDATES)), elements=LOSSES)),
-        head_loss=draw(arrays(np.float64, (depth, SHAPE.num_heads), elements=LOSSES)),
-        max_macs=1,
+        shape=shape,
     )
 
 
 @settings(deadline=None, derandomize=True, max_examples=40)
-@given(problem=problems(), rank=st.floats(0, 1))
-def test_the_plan_is_the_best_of_all_plans_within_the_budget(problem, rank):
-    plans = [(macs_of(problem, plan), plan) for plan in every_plan(problem)]
+@given(drawn=problems(), rank=st.floats(0, 1))
+def test_the_plan_is_the_best_of_all_plans_within_the_budget(drawn, rank):
+    shape, problem = drawn
+    plans = [(macs_of(problem, plan, shape), loss_of(problem, plan)) for plan in every_plan(problem)]
     costs = sorted({macs for macs, _ in plans})
     budget = costs[round(rank * (len(costs) - 1))]
-    bounded = replace(problem, max_macs=budget)
-    found = solve(bounded)
-    assert macs_of(bounded, found) <= budget
+    found = solve(limited(problem, budget))
+    assert macs_of(problem, found, shape) <= budget
     assert list(found.num_keep) == sorted(found.num_keep, reverse=True)
-    assert found.loss == pytest.approx(loss_of(problem, found.num_keep, found.heads_removed), abs=1e-12)
-    assert found.loss == pytest.approx(min(plan.loss for macs, plan in plans if macs <= budget), abs=1e-5)
-    with pytest.raises(InfeasibleError):
-        solve(replace(problem, max_macs=costs[0] - 1))
+    assert problem.loss(found) == pytest.approx(loss_of(problem, found), abs=1e-12)
+    assert problem.cost(problem.resources[0], found) == macs_of(problem, found, shape)
+    assert loss_of(problem, found) == pytest.approx(min(loss for macs, loss in plans if macs <= budget), abs=1e-5)
+    assert solve(limited(problem, costs[0] - 1)) is None
 
 
 SCORES = arrays(np.float32, (3, 16), elements=st.floats(-1, 100, width=32))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.budget import Budget
+from heartvit_edge.spec.budget import QUANTITIES, SHARES, Budget, joint_label, parse_joint
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
-from heartvit_edge.spec.plan import BlockPlan, PruningPlan
+from heartvit_edge.spec.plan import BlockPlan, PlanCheck, PruningPlan
 from heartvit_edge.spec.sensitivity import Calibration, ScoreSettings, SensitivityMap
 
 CHECKED = settings(deadline=None, derandomize=True, max_examples=60)
@@ -31,7 +31,11 @@ sources = st.builds(
     weights=st.lists(TEXT, max_size=2).map(tuple),
     weights_sha256=HASH,
 )
-budgets = st.builds(Budget, limit=st.floats(0, 1, exclude_min=True))
+shares = st.floats(0, 1, exclude_min=True)
+budgets = st.builds(Budget, quantity=st.sampled_from(SHARES), limit=shares) | st.builds(
+    Budget, quantity=st.sampled_from(sorted(set(QUANTITIES) - set(SHARES))), limit=FACTOR
+)
+joint_budgets = st.lists(budgets, min_size=1, unique_by=lambda budget: budget.quantity)
 images = st.builds(
     ImageSetRef,
     name=TEXT,
@@ -39,6 +43,9 @@ images = st.builds(
     sha256=HASH,
     labelled=st.booleans(),
     seed=st.none() | st.integers(0, 2**32),
+)
+checks = st.builds(
+    PlanCheck, images=images, loss_nats=SCORE, loss_stderr_nats=LOSS, num_agreeing=COUNT, num_tightenings=COUNT
 )
 calibrations = st.builds(
     Calibration,
@@ -79,17 +86,40 @@ def plans(draw):
     counts = st.integers(shape.num_prefix_tokens + 1, shape.num_tokens)
     falling = sorted(draw(st.lists(counts, min_size=shape.depth, max_size=shape.depth)), reverse=True)
     heads = st.sets(st.integers(0, shape.num_heads - 1), min_size=1).map(lambda kept: tuple(sorted(kept)))
+    groups = draw(st.integers(0, 4))
+    units = st.none()
+    if groups:
+        units |= st.sets(st.integers(0, groups - 1), min_size=1).map(lambda kept: tuple(sorted(kept)))
     return PruningPlan(
         source=draw(sources),
         shape=shape,
         budgets=draw(st.lists(budgets, max_size=2).map(tuple)),
-        blocks=tuple(BlockPlan(kept_heads=draw(heads), num_tokens=count) for count in falling),
-        predicted_loss_nats=draw(LOSS),
+        blocks=tuple(BlockPlan(kept_heads=draw(heads), num_tokens=n, kept_units=draw(units)) for n in falling),
+        predicted_loss_nats=draw(st.none() | LOSS),
         macs=draw(COUNT),
         dense_macs=draw(COUNT),
+        params=draw(st.none() | COUNT),
+        dense_params=draw(st.none() | COUNT),
         scorer=draw(st.none() | TEXT),
         sensitivity_sha256=draw(st.none() | HASH),
         prune_heads=draw(st.booleans()),
+        unit_groups=groups,
+        symmetric=draw(st.booleans()),
+        allowed_sites=draw(st.lists(COUNT, max_size=3).map(tuple)),
+        max_sites=draw(st.none() | COUNT),
+        predicted_loss_stderr_nats=draw(st.none() | LOSS),
+        refined_on=draw(st.none() | images),
+        chosen_by=draw(st.none() | TEXT),
+        check=draw(st.none() | checks),
+        latency_ms=draw(st.none() | FACTOR),
+        energy_mj=draw(st.none() | FACTOR),
+        device=draw(st.none() | TEXT),
+        device_batch_size=draw(st.none() | COUNT),
+        extrapolated=draw(st.booleans()),
+        device_table_sha256=draw(st.none() | HASH),
+        binding=draw(st.lists(st.sampled_from(QUANTITIES), max_size=2).map(tuple)),
+        nats_per_percent=draw(st.none() | LOSS),
+        nested_in_sha256=draw(st.none() | HASH),
     )
 
 
@@ -163,30 +193,52 @@ def test_a_file_that_was_cut_short_is_refused(file, value, share):
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(limit=st.floats(0, 1, exclude_min=True))
-def test_every_budget_is_read_as_it_is_written(limit):
+@given(limit=shares)
+def test_every_share_is_read_as_it_is_written(limit):
     budget = Budget(limit=limit)
     assert Budget.parse(repr(limit)) == budget
     assert Budget.parse(f"macs={limit!r}") == budget
-    assert Budget.parse(budget.label.replace("-", "=", 1)) == budget
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
-@given(number=st.floats().filter(lambda number: not 0 < number <= 1))
-def test_every_number_outside_0_to_1_is_no_budget(number):
-    with pytest.raises(InputError, match=r"is outside \(0, 1\]"):
-        Budget.parse(repr(number))
+@given(budget=budgets)
+def test_every_budget_is_read_from_its_label(budget):
+    number = budget.label.removeprefix(f"{budget.quantity}-")
+    assert Budget.parse(f"{budget.quantity}={number}") == budget
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(drawn=joint_budgets)
+def test_budgets_together_are_read_in_the_order_of_their_quantities(drawn):
+    found = parse_joint(",".join(f"{budget.quantity}={budget.limit!r}" for budget in drawn))
+    assert set(found) == set(drawn)
+    assert [budget.quantity for budget in found] == [
+        known for known in QUANTITIES if known in {b.quantity for b in drawn}
+    ]
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(first=joint_budgets, second=joint_budgets)
+def test_different_budgets_together_have_different_labels(first, second):
+    assert (joint_label(first) == joint_label(second)) == (first == second)
+
+
+@settings(deadline=None, derandomize=True, max_examples=200)
+@given(number=st.floats().filter(lambda number: not 0 < number <= 1), quantity=st.sampled_from(SHARES))
+def test_every_number_outside_0_to_1_is_no_share(number, quantity):
+    with pytest.raises(InputError, match=r"is not in \(0, 1\]"):
+        Budget.parse(f"{quantity}={number!r}")
     with pytest.raises(ValidationError):
-        Budget(limit=number)
+        Budget(quantity=quantity, limit=number)
 
 
 @settings(deadline=None, derandomize=True, max_examples=200)
 @given(text=st.text())
-def test_any_text_is_a_budget_or_is_refused_with_its_own_words(text):
+def test_any_text_is_budgets_or_is_refused_with_its_own_words(text):
     try:
-        budget = Budget.parse(text)
+        found = parse_joint(text)
     except InputError as err:
-        assert repr(text) in str(err)
+        assert any(repr(part) in str(err) for part in (text, *text.split(",")))
         assert "--budget" in str(err.hint)
     else:
-        assert 0 < budget.limit <= 1
+        assert all(budget.limit > 0 for budget in found)

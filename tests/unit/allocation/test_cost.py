@@ -1,4 +1,4 @@
-"""The closed form counts what torch's operator counter and the exported graph's own nodes count."""
+"""The closed form counts what torch's operator counter, the exported graph's own nodes and the weights say."""
 
 from __future__ import annotations
 
@@ -14,10 +14,20 @@ from fakes.tiny_vit import images, load_tiny, make_vit, plan_of
 from onnx import helper
 from torch.utils.flop_counter import FlopCounterMode
 
-from heartvit_edge.allocation.cost import attention_macs, dense_macs, fixed_macs, mlp_macs, plan_macs
+from heartvit_edge.allocation.cost import (
+    attention_macs,
+    dense_macs,
+    dense_params,
+    fixed_macs,
+    kept_share,
+    mlp_macs,
+    plan_macs,
+    plan_params,
+)
 from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.plan import BlockPlan
 
@@ -98,6 +108,30 @@ def _graph_macs(path):
     return total
 
 
+def _matrix_weights(model):
+    """Return the number of weights of a model's linear and convolution layers, biases left out."""
+    layers = (module for module in model.modules() if isinstance(module, torch.nn.Linear | torch.nn.Conv2d))
+    return sum(layer.weight.numel() for layer in layers)
+
+
+def _removing(shape, groups, kept_groups, kept_heads):
+    """Return blocks without some unit groups and heads, by block, and the units of those groups."""
+    size = shape.mlp_hidden_dim // groups
+    blocks = [
+        BlockPlan(
+            kept_heads=kept_heads.get(block, range(shape.num_heads)),
+            num_tokens=shape.num_tokens,
+            kept_units=kept_groups.get(block),
+        )
+        for block in range(shape.depth)
+    ]
+    units = [
+        [unit for group in kept_groups.get(block, range(groups)) for unit in range(group * size, (group + 1) * size)]
+        for block in range(shape.depth)
+    ]
+    return blocks, units
+
+
 def _share_gone(blocks):
     return 1 - plan_macs(VIT_B, blocks) / dense_macs(VIT_B)
 
@@ -119,6 +153,31 @@ def test_dense_macs_are_those_of_the_operators_of_the_timm_model(name):
 def test_dense_macs_of_every_kind_of_plain_vit_are_those_of_its_operators(variant):
     shape = ModelShape(**TINY.model_dump() | TINY_CHANGES[variant])
     assert dense_macs(shape) == _counted_macs(make_vit(variant), images(1))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_dense_weights_are_those_of_the_matrices_of_the_timm_model(name):
+    shape = MODELS[name]
+    with torch.device("meta"):
+        model = timm.create_model(name, img_size=shape.img_size, num_classes=shape.num_classes)
+    assert dense_params(shape) == _matrix_weights(model)
+
+
+@pytest.mark.parametrize("variant", TINY_CHANGES)
+def test_macs_and_weights_without_unit_groups_and_heads_are_those_of_the_sliced_model(variant):
+    shape = ModelShape(**TINY.model_dump() | TINY_CHANGES[variant])
+    kept_groups, kept_heads = {0: (0, 2), 1: (3,), 3: (0, 1, 3)}, {0: (1,), 2: (0, 3)}
+    blocks, units = _removing(shape, 4, kept_groups, kept_heads)
+    sliced = keep_heads(keep_units(make_vit(variant), units), [block.kept_heads for block in blocks])
+    assert plan_macs(shape, blocks, 4) == _counted_macs(sliced, images(1))
+    assert plan_params(shape, blocks, 4) == _matrix_weights(sliced)
+    assert plan_macs(shape, blocks, 4) < dense_macs(shape)
+
+
+def test_a_block_without_kept_units_keeps_its_whole_mlp():
+    whole, some = BlockPlan(kept_heads=(0,), num_tokens=5), BlockPlan(kept_heads=(0,), num_tokens=5, kept_units=(0, 2))
+    assert (kept_share(whole, 0), kept_share(whole, 8)) == (1, 1)
+    assert kept_share(some, 8) == 0.25
 
 
 @pytest.mark.parametrize(

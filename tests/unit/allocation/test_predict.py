@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from fakes.small_plans import SHAPE, make_table
 
-from heartvit_edge.allocation.predict import corrected_curves, corrected_heads, head_curve, site_terms, token_curve
+from heartvit_edge.allocation.predict import (
+    corrected_curves,
+    corrected_heads,
+    loss_stderr,
+    losses_at,
+    site_terms,
+    token_curve,
+)
+from heartvit_edge.spec.plan import BlockPlan
 from heartvit_edge.spec.sensitivity import Calibration, DropCurve
 
 
@@ -108,20 +116,9 @@ def test_a_single_site_pays_its_own_curve():
     assert site_terms({5: curve})[5].tolist() == curve.tolist()
 
 
-def test_head_curve_removes_the_least_scored_head_first_and_adds_up():
-    losses, order = head_curve(np.array([0.5, 0.1, 0.3]))
-    assert order.tolist() == [1, 2, 0]
-    assert losses == pytest.approx([0.0, 0.1, 0.4, 0.9])
-
-
-def test_a_negative_head_score_counts_as_no_loss_and_its_head_goes_first():
-    losses, order = head_curve(np.array([0.2, -0.4, -0.1]))
-    assert order.tolist() == [1, 2, 0]
-    assert losses == pytest.approx([0.0, 0.0, 0.0, 0.2])
-
-
-def test_equal_heads_go_in_their_order():
-    assert head_curve(np.ones(4))[1].tolist() == [0, 1, 2, 3]
+def test_losses_are_read_at_the_tokens_dropped():
+    curve = np.arange(17) ** 2.0
+    assert losses_at(curve, SHAPE, (4, 12, 17)).tolist() == [13**2, 5**2, 0]
 
 
 def test_a_measured_site_s_curve_is_corrected_and_another_s_is_the_sum_of_scores():
@@ -146,3 +143,71 @@ def test_heads_are_corrected_one_by_one_where_that_was_measured():
     )
     measured = replace(table, info=table.info.model_copy(update={"calibration": (found,)}))
     np.testing.assert_allclose(corrected_heads(measured), 2 * np.maximum(means, 0) ** 0.5)
+
+
+def _blocks(num_tokens, kept_heads=(0, 1, 2), kept_units=None):
+    return [BlockPlan(kept_heads=kept_heads, num_tokens=count, kept_units=kept_units) for count in num_tokens]
+
+
+def _standard_error(losses):
+    """Return that of the mean of each image's loss, as images drawn with replacement have it."""
+    return np.std(losses) / len(losses) ** 0.5
+
+
+def _paid(scores, num_dropped):
+    """Return what each image pays for its least-scored tokens."""
+    return np.maximum(np.sort(scores.astype(np.float64), axis=1), 0)[:, :num_dropped].sum(axis=1)
+
+
+DRAWS = 20_000
+"""Enough that the spread of a bootstrap is known to one percent."""
+
+
+def test_the_standard_error_of_tokens_is_that_of_the_images_mean_loss():
+    scores = _scores(12, SHAPE.num_patches)
+    table = make_table({1: scores}, sites=(1,))
+    expected = _standard_error(_paid(scores, 7))
+    assert loss_stderr(table, _blocks((17, 10, 10, 10)), DRAWS) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_standard_error_follows_what_images_pay_at_each_site():
+    first, second = np.abs(_scores(12, SHAPE.num_patches)), np.abs(_scores(12, SHAPE.num_patches, seed=1))
+    table = make_table({1: first, 3: second})
+    expected = _standard_error(_paid(first, 5) + _paid(second, 13) - _paid(second, 5))
+    assert loss_stderr(table, _blocks((17, 12, 12, 4)), DRAWS) == pytest.approx(expected, rel=0.03)
+
+
+def test_the_standard_error_of_heads_and_units_joins_that_of_tokens_image_by_image():
+    random = np.random.default_rng(2)
+    tokens = {1: np.abs(_scores(12, SHAPE.num_patches))}
+    heads = random.uniform(0, 1, (12, SHAPE.depth, SHAPE.num_heads)).astype(np.float32)
+    units = random.uniform(0, 1, (12, SHAPE.depth, 4)).astype(np.float32)
+    table = make_table(tokens, heads.mean(axis=0), units_mean=units.mean(axis=0), sites=(1,))
+    blocks = _blocks((17, 12, 12, 12), kept_heads=(1,), kept_units=(0, 1))
+    by_image = _paid(tokens[1], 5) + heads[:, :, [0, 2]].sum(axis=(1, 2)) + units[:, :, 2:].sum(axis=(1, 2))
+    found = loss_stderr(replace(table, heads=heads, units=units), blocks, DRAWS)
+    assert found == pytest.approx(_standard_error(by_image), rel=0.03)
+
+
+def test_the_standard_error_is_corrected_as_the_loss_is():
+    scores = np.abs(_scores(12, SHAPE.num_patches))
+    table = make_table({1: scores}, sites=(1,))
+    curve = DropCurve(
+        site=1, num_dropped=(1,), predicted_nats=(0.1,), measured_nats=(0.2,), scale=5, exponent=1, num_images=2
+    )
+    corrected = replace(table, info=table.info.model_copy(update={"drop_curves": (curve,)}))
+    blocks = _blocks((17, 10, 10, 10))
+    assert loss_stderr(corrected, blocks) == pytest.approx(5 * loss_stderr(table, blocks))
+
+
+def test_a_negative_mean_of_a_head_adds_no_standard_error():
+    heads = np.full((12, SHAPE.depth, SHAPE.num_heads), -1.0, dtype=np.float32)
+    heads[::2] = -3.0
+    table = replace(make_table({1: _scores(12, SHAPE.num_patches)}, sites=(1,)), heads=heads)
+    assert loss_stderr(table, _blocks((17, 17, 17, 17), kept_heads=(0,))) == 0
+
+
+def test_the_dense_plan_and_equal_images_have_no_standard_error():
+    same = np.tile(_scores(1, SHAPE.num_patches), (12, 1))
+    assert loss_stderr(make_table({1: _scores(12, SHAPE.num_patches)}, sites=(1,)), _blocks((17,) * 4)) == 0
+    assert loss_stderr(make_table({1: same}, sites=(1,)), _blocks((17, 10, 10, 10))) == pytest.approx(0, abs=1e-12)

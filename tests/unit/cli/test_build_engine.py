@@ -138,3 +138,18 @@ def test_budgets_select_entries_by_name_or_number_in_the_packs_order(tmp_path):
     assert choose_entries(pack, ["dense"]) == choose_entries(pack, ["1.0"]) == ["dense"]
     with pytest.raises(InputError, match=r"--budget is '0\.7', the pack has dense, macs-0\.5"):
         choose_entries(pack, ["0.7"])
+
+
+def test_an_entry_of_several_budgets_is_selected_by_its_name_or_by_their_text_in_any_order(tmp_path):
+    pack = make_tiny_pack(tmp_path)
+    joint = pack.entries[1].model_copy(update={"name": "macs-0.5+params-0.9"})
+    pack = pack.model_copy(update={"entries": (*pack.entries, joint)})
+    for text in ("macs-0.5+params-0.9", "macs=0.5,params=0.9", "params=0.90,0.5"):
+        assert choose_entries(pack, [text]) == ["dense", "macs-0.5+params-0.9"]
+    assert choose_entries(pack, ["0.5"]) == ["dense", "macs-0.5"]
+    with pytest.raises(
+        InputError, match=r"--budget is 'params=0\.9', the pack has dense, macs-0\.5, macs-0\.5\+params"
+    ):
+        choose_entries(pack, ["params=0.9"])
+    with pytest.raises(InputError, match=r"--budget is '0\.5,0\.5', the pack has"):
+        choose_entries(pack, ["0.5,0.5"])

@@ -6,13 +6,17 @@ import copy
 import dataclasses
 
 import numpy as np
+import onnx
 import pytest
+from fakes.device_tables import make_device_table
 from fakes.tiny_vit import IMG_SIZE, NAME, VARIANTS, kwargs_pairs, model_options, write_weights
 from PIL import Image
 
+from heartvit_edge.allocation.plan import make_plan
 from heartvit_edge.export import pack as export_pack
 from heartvit_edge.sensitivity.scorers import SCORERS
 from heartvit_edge.sensitivity.table import ARRAYS_FILE, MAP_FILE, read_table
+from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import MANIFEST, BudgetPack
 from heartvit_edge.spec.plan import PruningPlan
@@ -101,6 +105,135 @@ def test_scores_and_plans_lie_beside_the_pack_and_are_those_it_was_made_from(exp
     assert table.heads.shape == (SCORED, 4, 4)
 
 
+def test_plans_are_measured_with_the_gate_of_the_graphs_on_scored_images_and_on_those_left(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.7", "--plan-images", "6", "--gate", "attention-received")
+    assert result.exit_code == 0, result.stderr
+    entry = BudgetPack.open(tmp_path / "pack").entries[1]
+    assert entry.plan.chosen_by == entry.gate == "attention-received"
+    assert (entry.plan.refined_on.num_images, entry.plan.check.images.num_images) == (6, NUM_IMAGES - SCORED - 2)
+    assert "tokens chosen by attention-received" in result.stderr
+
+
+def test_without_plan_images_plans_stem_from_scores_alone(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.7", "--plan-images", "0")
+    assert result.exit_code == 0, result.stderr
+    stored = BudgetPack.open(tmp_path / "pack").entries[1].plan
+    assert stored == make_plan(read_table(tmp_path / "pack.scores"), (Budget(limit=0.7),))
+    assert (stored.refined_on, stored.check, stored.chosen_by) == (None, None, None)
+
+
+def test_budgets_that_hold_together_name_one_entry_and_its_graph(export, tmp_path):
+    words = ["--plan-images", "0", "--budget", "params=0.9,macs=0.6", "--budget", "0.8"]
+    result = export(tmp_path / "pack", *words)
+    assert result.exit_code == 0, result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    assert [entry.name for entry in pack.entries] == ["dense", "macs-0.8", "macs-0.6+params-0.9"]
+    entry = pack.entries[2]
+    assert entry.onnx == "macs-0.6+params-0.9.onnx"
+    assert entry.plan.budgets == (Budget(limit=0.6), Budget(quantity="params", limit=0.9))
+    assert entry.plan.macs_fraction <= 0.6
+    stored = sorted(path.name for path in (tmp_path / "pack.scores" / "plans").iterdir())
+    assert stored == ["macs-0.6+params-0.9.json", "macs-0.8.json"]
+
+
+def test_a_loss_budget_is_kept_on_images_that_nothing_was_made_on(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "loss-nats=0.1")
+    assert result.exit_code == 0, result.stderr
+    assert "nats on held-out images, standard error included, is over 0.1: tightened" in result.stderr
+    entry = BudgetPack.open(tmp_path / "pack").entries[1]
+    assert entry.name == "loss-nats-0.1"
+    assert entry.plan.check.loss_nats + entry.plan.check.loss_stderr_nats <= 0.1
+    assert entry.plan.macs_fraction < 0.9
+
+
+def test_nested_plans_are_exported_largest_first(export, tmp_path):
+    words = ["--plan-images", "0", "--nested", "--budget", "0.5", "--budget", "0.8"]
+    assert export(tmp_path / "pack", *words).exit_code == 0
+    _, large, small = (entry.plan for entry in BudgetPack.open(tmp_path / "pack").entries)
+    assert small.nested_in_sha256 == large.digest()
+
+
+def test_a_latency_budget_is_met_by_the_device_table(export, tmp_path):
+    shape = read_table(scored_beside(export, tmp_path)).info.shape
+    make_device_table(shape=shape, tokens=(4, 8, 12, 16, 17), heads=(1, 2, 4)).write(tmp_path / "table.json")
+    words = ["--budget", "latency-ms=20", "--device-table", tmp_path / "table.json", "--plan-images", "0"]
+    result = export(tmp_path / "pack", *words, "--scores", tmp_path / "first.scores")
+    assert result.exit_code == 0, result.stderr
+    entry = BudgetPack.open(tmp_path / "pack").entries[1]
+    assert entry.name == "latency-ms-20"
+    assert 15 < entry.plan.latency_ms <= 20
+
+
+def scored_beside(export, tmp_path):
+    """Export once and return the folder of its scores."""
+    assert export(tmp_path / "first", "--budget", "0.9", "--plan-images", "0").exit_code == 0
+    return tmp_path / "first.scores"
+
+
+EARLY = {
+    "loss, not measured": (["--budget", "loss-nats=0.1", "--plan-images", "0"], "a plan for loss-nats-0.1 is accepted"),
+    "loss, not checked": (["--budget", "loss-nats=0.1", "--check-images", "0"], "a plan for loss-nats-0.1 is accepted"),
+    "no table": (["--budget", "latency-ms=4"], "a budget of latency-ms needs a table"),
+    "nested quantities": (["--nested", "--budget", "0.7", "--budget", "params=0.9"], "plans are nested by one budget"),
+    "symmetric, fewer sites": (["--budget", "0.7", "--symmetric", "--max-sites", "2"], "a symmetric plan drops tokens"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), EARLY.values(), ids=EARLY)
+def test_budgets_and_options_that_do_not_fit_exit_2_before_anything_is_loaded(
+    export, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.setattr("heartvit_edge.model.zoo.load_dense", None)
+    result = export(tmp_path / "pack", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"error: {message}" in result.stderr
+    assert "hint: " in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_device_table_of_another_model_is_refused_before_scoring(export, tmp_path, scorer_calls):
+    make_device_table().write(tmp_path / "table.json")
+    result = export(tmp_path / "pack", "--budget", "latency-ms=4", "--device-table", tmp_path / "table.json")
+    assert result.exit_code == 2
+    assert "error: the device table is of another model" in result.stderr
+    assert scorer_calls == []
+
+
+def test_an_error_that_has_nothing_to_do_with_named_scores_keeps_its_own_hint(export, tmp_path):
+    words = ["--scores", tmp_path / "scores", "--num-images", NUM_IMAGES, "--budget", "loss-nats=0.1"]
+    result = export(tmp_path / "pack", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "there are no images to check it on" in result.stderr
+    assert "hint: give --data more images than --num-images and --held-out-images take for scores" in result.stderr
+    assert not (tmp_path / "scores").exists()  # refused before any is scored
+    assert "--scores" not in result.stderr.partition("hint: ")[2]
+
+
+def test_a_plan_made_by_plan_with_the_gate_is_used_again_by_export(run_cli, export, inputs, tmp_path):
+    scores, counts = tmp_path / "scores", ["--plan-images", 4, "--check-images", 2]
+    assert export(tmp_path / "first", "--budget", "0.9", "--scores", scores, "--plan-images", 0).exit_code == 0
+    data = ["--data", inputs / "noise.npz", "--weights", inputs / "w.safetensors"]
+    planned = run_cli("plan", scores, *data, *counts, "--gate", "class-attention", "--budget", "0.7")
+    assert planned.exit_code == 0, planned.stderr
+    result = export(tmp_path / "pack", "--budget", "0.7", "--scores", scores, *counts)
+    assert result.exit_code == 0, result.stderr
+    assert f"plan {scores / 'plans' / 'macs-0.7.json'} fits and is used again" in result.stderr
+
+
+def test_mlp_units_that_plans_removed_are_gone_from_the_graphs(export, tmp_path):
+    words = ["--unit-groups", 4, "--budget", "params=0.7", "--plan-images", 0]
+    assert export(tmp_path / "pack", *words).exit_code == 0
+    pack = BudgetPack.open(tmp_path / "pack")
+    plan = pack.entry("params-0.7").plan
+    assert any(block.kept_units is not None for block in plan.blocks)
+    dense, pruned = (onnx.load(tmp_path / "pack" / pack.entry(name).onnx) for name in ("dense", "params-0.7"))
+    assert sum(map(_size, pruned.graph.initializer)) < sum(map(_size, dense.graph.initializer))
+
+
+def _size(tensor):
+    return int(np.prod(tensor.dims))
+
+
 def test_two_exports_of_the_same_input_are_the_same_bytes(export, tmp_path):
     for name in ("one", "two"):
         assert export(tmp_path / name, "--budget", "0.7").exit_code == 0
@@ -156,7 +289,8 @@ def test_plans_of_another_setting_are_refused(export, tmp_path):
     export(tmp_path / "one", "--budget", "0.7", "--scores", tmp_path / "scores")
     result = export(tmp_path / "two", "--budget", "0.7", "--scores", tmp_path / "scores", "--no-heads")
     assert result.exit_code == 2
-    assert "macs-0.7.json was made of other scores or settings" in result.stderr
+    assert "macs-0.7.json was made of other scores, images or settings" in result.stderr
+    assert "hint: name another folder with --scores, or leave --scores out" in result.stderr
     assert not (tmp_path / "two").exists()
 
 

@@ -318,6 +318,52 @@ def test_a_draw_of_no_image_or_of_too_many_is_refused(hundred, num_images):
         subset(hundred, num_images, 0)
 
 
+def test_a_draw_that_skips_goes_on_where_the_other_ended(hundred):
+    whole, first = subset(hundred, 30, 7).labels.tolist(), subset(hundred, 20, 7).labels.tolist()
+    found = subset(hundred, 10, 7, skip=20)
+    assert sorted({*whole} - {*first}) == found.labels.tolist()
+    assert [int(image[0, 0, 0]) for image in found] == found.labels.tolist()
+    assert found.ref().seed == 7
+    assert subset(hundred, 10, 7, skip=21).labels.tolist() != found.labels.tolist()
+
+
+def test_a_draw_that_skips_may_take_all_that_are_left(hundred):
+    first = subset(hundred, 70, 7).labels.tolist()
+    for num_images in (None, 30):
+        rest = subset(hundred, num_images, 7, skip=70)
+        assert sorted([*first, *rest.labels.tolist()]) == list(range(100))
+        assert rest.ref().seed == 7
+
+
+@pytest.mark.parametrize(
+    ("num_images", "skip", "left", "hint"),
+    [
+        (31, 70, 30, "ask for 1 to 30: --num-images 30"),
+        (0, 70, 30, "ask for 1 to 30: --num-images 30"),
+        (1, 100, 0, "give more images"),
+        (None, 101, 0, "give more images"),
+    ],
+)
+def test_more_images_than_are_left_after_skipping_are_refused(hundred, num_images, skip, left, hint):
+    with pytest.raises(InputError, match=f"{num_images or 0} images were asked for, set.npz has {left} left") as caught:
+        subset(hundred, num_images, 0, skip=skip)
+    assert caught.value.hint == hint
+
+
+def test_a_corrupt_image_among_those_skipped_is_an_image_of_neither_draw(tmp_path):
+    folder = flat_folder(tmp_path / "flat", 60)
+    listing = list_images(folder)
+    clean = subset(listing, 20, 3)
+    first = next(i for i in range(60) if np.array_equal(clean.read(0), picture(i)))
+    corrupt(folder / f"{first:03}.png")
+    drawn, further, rest = (
+        {image.tobytes() for image in subset(listing, count, 3, skip=skip, warn=lambda _: None)}
+        for count, skip in ((20, 0), (20, 20), (None, 40))
+    )
+    assert (len(drawn), len(further), len(rest)) == (20, 20, 19)
+    assert len(drawn | further | rest) == 59
+
+
 def test_a_negative_seed_is_refused(hundred):
     with pytest.raises(InputError, match="seed must be 0 or more, found -1"):
         subset(hundred, 5, -1)

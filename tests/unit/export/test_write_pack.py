@@ -11,6 +11,7 @@ from fakes.tiny_vit import images, load_tiny, plan_of
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.export import pack as export_pack
 from heartvit_edge.export.pack import write_pack
+from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import MANIFEST, BudgetPack
@@ -82,6 +83,26 @@ def test_each_entry_is_told_once_it_is_done(dense, tmp_path):
     told = []
     written(dense, tmp_path / "pack", advance=told.append)
     assert told == ["dense", "macs-0.8", "macs-0.5"]
+
+
+def test_a_plan_of_several_budgets_is_named_by_all_of_them(dense, tmp_path):
+    budgets = (Budget(limit=0.5), Budget(quantity="params", limit=0.9))
+    manifest = written(dense, tmp_path / "pack", [plans_of(dense)[0].model_copy(update={"budgets": budgets})])
+    assert [entry.name for entry in manifest.entries] == ["dense", "macs-0.5+params-0.9"]
+    assert (tmp_path / "pack" / "macs-0.5+params-0.9.onnx").is_file()
+    assert BudgetPack.open(tmp_path / "pack").entry("macs-0.5+params-0.9").plan.budgets == budgets
+
+
+def test_a_graph_whose_plan_removes_hidden_units_is_smaller_by_their_weights(dense, tmp_path):
+    whole = plans_of(dense)[0]
+    blocks = [whole.blocks[0].model_copy(update={"kept_units": (0, 3)}), *whole.blocks[1:]]
+    plan = whole.model_copy(update={"unit_groups": 8, "blocks": tuple(blocks)})
+    manifest = written(dense, tmp_path / "units", [plan])
+    written(dense, tmp_path / "whole", [whole])
+    assert manifest.entries[1].parity.max_abs_error < 1e-4 * manifest.entries[1].parity.logit_scale
+    sizes = [(tmp_path / name / "macs-0.5.onnx").stat().st_size for name in ("whole", "units")]
+    gone = 128 * 6 // 8  # of 128 hidden units: a row of fc1 with its bias, and a column of fc2
+    assert sizes[0] - sizes[1] == pytest.approx(4 * gone * (32 + 1 + 32), abs=64)
 
 
 def test_two_exports_of_the_same_input_are_the_same_bytes(dense, pack, tmp_path):

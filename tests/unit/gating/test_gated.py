@@ -10,13 +10,15 @@ from fakes.tiny_vit import VARIANTS, images, make_vit, plan_of
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gate import default_gate
-from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.gated import GatedViT, kept_units
 from heartvit_edge.model.checkpoint import state_sha256
-from heartvit_edge.model.forward import embed
+from heartvit_edge.model.forward import RemovalGates, embed, forward
 from heartvit_edge.model.surgery import keep_heads
 from heartvit_edge.model.zoo import _shape
 
 DOUBLE = torch.float64
+GROUPS = 8
+UNITS = ((0, 1, 2, 3, 4, 5, 6), None, (3,), (0, 2, 4, 7))
 HEADS = {0: [0, 2, 3], 1: [1], 2: [0, 1, 2, 3], 3: [2, 3]}
 
 
@@ -26,6 +28,18 @@ def gated(variant, patches_at, heads=None, gate=None):
     shape = _shape(dense)
     tokens = {site: shape.num_prefix_tokens + count for site, count in patches_at.items()}
     return dense, GatedViT(dense, plan_of(shape, tokens, heads), gate or default_gate(shape)).eval()
+
+
+def without_units(plan):
+    """Return the plan with some groups of MLP hidden units gone too."""
+    blocks = [block.model_copy(update={"kept_units": units}) for block, units in zip(plan.blocks, UNITS, strict=True)]
+    return plan.model_copy(update={"unit_groups": GROUPS, "blocks": tuple(blocks)})
+
+
+def unit_gates():
+    """Return gates that are 0 at the groups that ``UNITS`` removes."""
+    kept = {block: range(GROUPS) if units is None else units for block, units in enumerate(UNITS)}
+    return {b: torch.zeros(1, GROUPS, dtype=DOUBLE).index_fill(1, torch.tensor(u), 1) for b, u in kept.items()}
 
 
 def attention_weights(block, tokens):
@@ -115,6 +129,39 @@ def test_a_plan_without_sites_only_loses_heads():
     expected = keep_heads(dense, list(HEADS.values()))(images(3, dtype=DOUBLE))
     assert len(outputs) == 1
     torch.testing.assert_close(outputs[0], expected, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("variant", ["plain", "gated MLP", "SwiGLU", "ReLU"])
+def test_a_model_without_some_hidden_units_is_the_one_whose_gates_are_zero_there(variant):
+    dense, batch = make_vit(variant, dtype=DOUBLE), images(3, dtype=DOUBLE)
+    model = GatedViT(dense, without_units(plan_of(_shape(dense), kept_heads=HEADS)), None)
+    (logits,) = model(batch)
+    expected = forward(keep_heads(dense, list(HEADS.values())), batch, RemovalGates(units=unit_gates()))
+    torch.testing.assert_close(logits, expected, rtol=0, atol=1e-10)
+    hidden = dense.blocks[0].mlp.fc2.in_features
+    widths = [hidden * len(units or range(GROUPS)) // GROUPS for units in UNITS]
+    assert [block.mlp.fc2.in_features for block in model.backbone.blocks] == widths
+
+
+def test_hidden_units_heads_and_tokens_go_together():
+    patches_at = {1: 13, 3: 5}
+    dense = make_vit(dtype=DOUBLE)
+    tokens = {site: 1 + count for site, count in patches_at.items()}
+    model = GatedViT(dense, without_units(plan_of(_shape(dense), tokens, HEADS)), "class-attention").eval()
+    logits, *kept = model(images(4, dtype=DOUBLE))
+    for number, image in enumerate(images(4, dtype=DOUBLE).split(1)):
+        expected, patches = dropped_by_hand(model.backbone, image, patches_at, "class-attention")
+        torch.testing.assert_close(logits[number], expected[0], rtol=0, atol=1e-10)
+        assert [found[number].tolist() for found in kept] == patches
+
+
+def test_the_units_of_a_group_are_neighbours():
+    plan = without_units(plan_of(_shape(make_vit())))
+    width = 128 // GROUPS
+    assert kept_units(plan.blocks[1], plan) == list(range(128))
+    assert kept_units(plan.blocks[2], plan) == list(range(3 * width, 4 * width))
+    found = kept_units(plan.blocks[3], plan)
+    assert found == [unit for unit in range(128) if unit // width in (0, 2, 4, 7)]
 
 
 def test_the_dense_model_is_left_as_it_is():

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from fakes.planned_pack import planned_pack
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
 from heartvit_edge.report.columns import PAGE_COLUMNS
@@ -67,6 +68,7 @@ CASES = {
     "only evaluated": [_run(evaluation=make_evaluation())],
     "without labels": [_run(measurement=make_measurement(), evaluation=make_evaluation(labelled=False))],
     "one entry, one sample": [_run(measurement=make_measurement({"dense": [2.0]}), evaluation=make_evaluation())],
+    "everything known of a plan": [_run(measurement=make_measurement(pack=planned_pack()))],
     "two packs": [FULL, _run("other", make_measurement(pack=make_pack("other_vit")))],
     "three runs": [FULL, _run("slow", make_measurement()), _run("asked", evaluation=make_evaluation())],
 }

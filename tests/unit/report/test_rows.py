@@ -6,10 +6,11 @@ import pytest
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
 from heartvit_edge.bench.figures import accuracy_figures, energy_figures, latency_figures, ratio_figures
-from heartvit_edge.report.columns import COLUMNS
+from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
 from heartvit_edge.report.notes import grouped, reasons, under, warnings
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.plan import PlanCheck
 
 COLUMN = {column.key: column for column in COLUMNS}
 
@@ -53,6 +54,54 @@ def test_plan_figures_are_counted_by_hand():
     assert row.details == {"macs_fraction": "0.02 M", "tokens_share": "17→9→5", "heads_share": "5 of 6"}
 
 
+def _planned(**fields):
+    """Return the row of macs-0.5 where its plan has these fields."""
+    pack = make_pack()
+    plan = pack.entries[1].plan.model_copy(update=fields)
+    entries = (pack.entries[0], pack.entries[1].model_copy(update={"plan": plan}))
+    return rows_of([_run(make_measurement(pack=pack.model_copy(update={"entries": entries})))])[1]
+
+
+def test_losses_of_a_plan_have_intervals_from_their_standard_errors_and_its_agreement_wilsons():
+    check = PlanCheck(
+        images=make_evaluation().images, loss_nats=0.02, loss_stderr_nats=0.005, num_agreeing=92
+    )  # of 100 images
+    row = _planned(predicted_loss_stderr_nats=0.01, check=check)
+    found = row.figures["predicted_loss_nats"]
+    assert (found.value, found.low, found.high) == (0.0125, 0, pytest.approx(0.0125 + 1.96 * 0.01))
+    found = row.figures["held_out_nats"]
+    assert (found.value, found.low, found.high) == (0.02, pytest.approx(0.0102), pytest.approx(0.0298))
+    assert row.figures["held_out_agreement"] == accuracy_figures(make_evaluation(), "macs-0.5").agreement
+
+
+def test_costs_of_a_plan_are_its_own():
+    row = _planned(
+        params=3, dense_params=4, latency_ms=2.5, energy_mj=7.5, device_table_sha256="6" * 64, nats_per_percent=0.001
+    )
+    for key, value in (
+        ("params_fraction", 0.75),
+        ("table_latency_ms", 2.5),
+        ("table_energy_mj", 7.5),
+        ("nats_per_percent", 0.001),
+    ):
+        assert row.figures[key].value == value
+
+
+def test_what_is_not_known_of_a_plan_has_its_reason():
+    dense, pruned = rows_of([_run(make_measurement())])
+    assert "weights were counted" in pruned.figures["params_fraction"].reason
+    assert "not measured on held-out images" in pruned.figures["held_out_nats"].reason
+    assert dense.figures["held_out_agreement"].reason == "nothing is removed"
+    assert "without a device table" in pruned.figures["table_energy_mj"].reason
+    assert "without a device table" in pruned.figures["table_latency_ms"].reason
+    assert pruned.figures["nats_per_percent"].reason == "not known of this plan"
+    timed = _planned(latency_ms=2.5, device_table_sha256="6" * 64)
+    assert timed.figures["table_energy_mj"].reason == "the device table has no energy"
+    assert _planned(predicted_loss_nats=None).figures["predicted_loss_nats"].reason == (
+        "scorer fisher ranks, and foresees no loss"
+    )
+
+
 def test_every_row_has_every_column_and_each_missing_figure_its_reason():
     runs = [
         _run(make_measurement()),
@@ -89,7 +138,7 @@ def test_an_entry_that_was_evaluated_and_not_measured_has_a_row():
 
 def test_each_reason_is_numbered_once_in_reading_order():
     rows = rows_of([_run(make_measurement())])
-    numbered = reasons(rows, COLUMNS)
+    numbered = reasons(rows, PAGE_COLUMNS)
     assert list(numbered.values()) == [1, 2]
     assert list(numbered)[1] == NO_POWER
 

@@ -78,6 +78,15 @@ def test_the_site_plot_stands_in_proportion_to_the_means_and_their_errors():
     assert "block 1: 0.00400 ± 0.000500 nats a token" in drawn
 
 
+@pytest.mark.parametrize(("num_sites", "labelled"), [(3, 3), (11, 11), (14, 14), (15, 8), (39, 13)])
+def test_sites_are_labelled_as_far_as_there_is_room(num_sites, labelled):
+    means = {site: 0.5 for site in range(1, num_sites + 1)}
+    drawn = site_scores_plot(means, means, num_sites + 1, "nats")
+    found = re.findall(r'<text class="tick"[^>]* text-anchor="middle">(\d+)</text>', drawn)
+    assert (len(found), found[0]) == (labelled, "1")
+    assert drawn.count('class="bar s1"') == num_sites
+
+
 @pytest.mark.parametrize(
     ("means", "errors"),
     [({1: 0.0}, {1: 0.0}), ({1: -0.5, 2: 0.25}, {1: 0.1, 2: 0.0}), ({1: -2.0}, {1: 0.0}), ({1: 1e-9}, {1: 1e-10})],

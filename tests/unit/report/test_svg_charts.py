@@ -13,12 +13,12 @@ from heartvit_edge.report.page import styles_of
 from heartvit_edge.report.palette import MARKS, mark, series_of
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
+from heartvit_edge.report.svg_blocks import tokens_plot
 from heartvit_edge.report.svg_ecdf import MOST_STEPS, ecdf_plot, steps
 from heartvit_edge.report.svg_heads import heads_map
 from heartvit_edge.report.svg_pareto import pareto_plot
 from heartvit_edge.report.svg_patches import dropped_before, outline, patch_map, veil_opacities
 from heartvit_edge.report.svg_power import envelope, power_plot
-from heartvit_edge.report.svg_tokens import tokens_plot
 
 COLUMN = {column.key: column for column in COLUMNS}
 DENSE, PRUNED = series_of([("run", "dense"), ("run", "macs-0.5")]).values()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import timm
 import torch
 from fakes.small_scores import double_dense, generators, hessian_of, image_set, kl_of, tiny_dense
-from fakes.tiny_vit import images
+from fakes.tiny_vit import IMG_SIZE, KWARGS, NAME, NUM_CLASSES, images, scramble
 from scipy.stats import linregress, rankdata
 
 from heartvit_edge.data.preprocess import preprocess
@@ -131,6 +134,42 @@ def test_points_pair_the_score_of_a_component_with_the_loss_of_removing_it():
             assert point == pytest.approx(closest, rel=1e-3, abs=1e-6)
     assert len(found["token-set"]) == 2 * len(SET_SHARES)
     assert all(number == 2 and p > 0 and m > 0 for number, p, m in found["token-set"])
+
+
+def deep_dense():
+    """Return a tiny model of 8 blocks, whose quarters are blocks 2, 4 and 6."""
+    module = timm.create_model(NAME, img_size=IMG_SIZE, num_classes=NUM_CLASSES, **(KWARGS | {"depth": 8}))
+    scramble(module, 0)
+    shape = tiny_dense().shape.model_copy(update={"depth": 8})
+    return replace(tiny_dense(), module=module.eval().requires_grad_(False), shape=shape)
+
+
+@pytest.mark.parametrize(
+    ("sites", "looked_at"), [((1, 2, 3, 4, 5, 6, 7), 3), ((1, 4, 5), 1), ((1, 3, 7), 3)], ids=["all", "one", "none"]
+)
+def test_single_tokens_and_sets_are_drawn_at_quarters_where_any_is_a_site_and_shares_are_dropped_at_all(
+    sites, looked_at
+):
+    settings = SETTINGS.model_copy(update={"sites": sites})
+    dense = deep_dense()
+    found, drops = measure_points(dense, image_set(1), [0], GateLayout(dense.shape, sites), settings)
+    assert len(found["token"]) == looked_at * TOKENS_PER_SITE
+    assert len(found["token-set"]) == len(found["token-set-path"]) == looked_at * len(SET_SHARES)
+    assert len(found["head"]) == HEADS_PER_IMAGE
+    assert {site for site, _ in drops} == set(sites)
+
+
+def test_a_point_at_a_quarter_is_the_score_and_loss_of_a_token_at_that_block():
+    dense, sites = deep_dense(), (1, 4, 5)
+    layout = GateLayout(dense.shape, sites)
+    found, _ = measure_points(dense, image_set(1), [0], layout, SETTINGS.model_copy(update={"sites": sites}))
+    image = torch.from_numpy(next(preprocess(image_set(1), dense.preprocessing, 1)))
+    scores = SCORERS["removal-gate"].score(Batch(dense.module, layout, image, None, 0, generators(1)))
+    losses = token_losses(dense.module, trace_dense(dense.module, image), 4, torch.eye(16).bool())
+    at_4 = [(0, float(s), float(m)) for s, m in zip(scores.tokens[0, 1], losses, strict=True)]
+    for point in found["token"]:
+        closest = min(at_4, key=lambda other: abs(other[1] - point[1]))
+        assert point == pytest.approx(closest, rel=1e-3, abs=1e-6)
 
 
 def test_points_of_an_image_do_not_depend_on_the_other_images_and_follow_the_seed():

@@ -13,8 +13,8 @@ from fakes.small_scores import image_set, tiny_dense
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.model.forward import forward
-from heartvit_edge.sensitivity.draws import CALIBRATION, SCORING, image_generator
-from heartvit_edge.sensitivity.score import default_sites, make_settings, score
+from heartvit_edge.sensitivity.draws import CALIBRATION, RESCORING, SCORING, image_generator
+from heartvit_edge.sensitivity.score import make_settings, score
 from heartvit_edge.sensitivity.scorers import SCORERS
 from heartvit_edge.sensitivity.table import read_table
 from heartvit_edge.spec.sensitivity import ScoreSettings
@@ -203,10 +203,10 @@ def test_draws_of_images_purposes_and_seeds_are_unrelated():
     states = {
         torch.rand(1, generator=image_generator(seed, purpose, index)).item()
         for seed in range(4)
-        for purpose in (SCORING, CALIBRATION)
+        for purpose in (SCORING, CALIBRATION, RESCORING)
         for index in range(50)
     }
-    assert len(states) == 4 * 2 * 50
+    assert len(states) == 4 * 3 * 50
 
 
 def test_calibration_is_stored_with_the_images_it_was_made_on(tmp_path):
@@ -286,13 +286,13 @@ def test_everything_that_a_scorer_is_given_and_returns_is_float32(tmp_path, monk
     assert seen == {torch.float32}
 
 
-@pytest.mark.parametrize(("depth", "sites"), [(12, (3, 6, 9)), (24, (6, 12, 18)), (4, (1, 2, 3)), (2, (1,))])
-def test_default_sites_are_quarters_of_the_depth(depth, sites):
-    assert default_sites(depth) == sites
+@pytest.mark.parametrize(("depth", "sites"), [(12, tuple(range(1, 12))), (4, (1, 2, 3)), (2, (1,))])
+def test_every_block_but_the_first_is_a_site_where_none_is_named(depth, sites):
+    assert make_settings(depth) == ScoreSettings(sites=sites)
 
 
 def test_settings_are_completed_and_checked():
-    assert make_settings(12) == ScoreSettings(sites=(3, 6, 9))
+    assert make_settings(12, sites=(9, 3, 6, 3)) == ScoreSettings(sites=(3, 6, 9))
     assert make_settings(12, scorer="fisher-mc", sites=(6, 3)).num_probes == 8
     assert make_settings(12, scorer="fisher-mc", sites=(6, 3)).sites == (3, 6)
     for wrong, message in (

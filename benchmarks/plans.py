@@ -1,0 +1,279 @@
+"""What plans are worth: asymmetric or symmetric, with heads or tokens alone, and predicted against measured.
+
+Every plan is made on training images alone and measured once on evaluation images, tokens chosen by scores taken again
+at each site. Plans are sought with matrix products in bfloat16 where the machine has them, and checked and measured in
+float32. Plans and their measured losses are kept in a folder, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import dinov2
+from benchmarks.claims import Claim, arguments, finish
+from heartvit_edge.allocation.accept import PlanningImages, accept_plan
+from heartvit_edge.allocation.best import make_problem
+from heartvit_edge.allocation.limits import CostModel
+from heartvit_edge.allocation.losses import Losses
+from heartvit_edge.allocation.neighbours import Blocks, RanPlan
+from heartvit_edge.allocation.plan import PlanOptions, make_plan
+from heartvit_edge.allocation.refine import Effort
+from heartvit_edge.allocation.solve import solve
+from heartvit_edge.data.images import ImageSet
+from heartvit_edge.data.split import split
+from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.sensitivity.score import make_settings, score
+from heartvit_edge.sensitivity.table import ScoreTable
+from heartvit_edge.sensitivity.thinned import load_plan_images, thin
+from heartvit_edge.spec.budget import Budget, parse_joint
+from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.plan import BlockPlan, PruningPlan
+
+SHARES = (0.8, 0.65, 0.5)
+LOSSES = (0.02, 0.1, 0.3)
+VIT_B = ModelShape(
+    img_size=224,
+    patch_size=16,
+    embed_dim=768,
+    depth=12,
+    num_heads=12,
+    head_dim=64,
+    mlp_in_dim=3072,
+    mlp_hidden_dim=3072,
+    num_classes=1000,
+    num_prefix_tokens=1,
+    pool="token",
+)
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--img-size", type=int, default=112, help="side of the input in pixels")
+    parser.add_argument("--work", type=Path, required=True, help="folder for scores, plans and measured losses")
+    parser.add_argument("--scored", type=int, default=128, help="training images that are scored")
+    parser.add_argument("--calibrated", type=int, default=32, help="training images that scores are corrected on")
+    parser.add_argument("--planning", type=int, default=96, help="scored images that plans are improved on")
+    parser.add_argument("--checked", type=int, default=96, help="training images that plans are checked on")
+    parser.add_argument("--evaluated", type=int, default=320, help="evaluation images")
+    parser.add_argument("--rounds", type=int, default=Effort().rounds, help="most rounds of neighbours")
+    args = parser.parse_args()
+    dense = dinov2.load_model(args.shared, args.img_size)
+    scored, others = split(
+        dinov2.draw(args.shared, "train", args.scored + args.calibrated + args.checked, 7), args.scored, 0
+    )
+    assert others is not None
+    calibrated, checked = split(others, args.calibrated, 0)
+    assert checked is not None
+    sizes = (args.img_size, args.scored, args.calibrated, args.planning, args.checked, args.evaluated, args.rounds)
+    folder = args.work / "-".join(map(str, sizes))
+    settings = make_settings(dense.shape.depth)
+    table = score(dense, scored, settings, out=folder / "scores", held_out=calibrated)
+    planning = split(scored, args.planning, 0)[0] if args.planning < len(scored) else scored
+    maker = _Maker(dense, table, planning, checked, folder, Effort(rounds=args.rounds))
+    evaluated = _Evaluation(dense, dinov2.draw(args.shared, "eval", args.evaluated, 3), table, folder)
+    claims, details = _compare(maker, evaluated)
+    seconds = solve_vit_b()
+    claims.append(Claim("solving ViT-B, 3 of 11 sites, 24 K, 12 x 12 heads: seconds", max(seconds), at_most=5))
+    finish(claims, details | {"solve_s": seconds}, args)
+
+
+def _tell(message: str) -> None:
+    print(message, flush=True)
+
+
+class _Maker:
+    """Makes plans, or reads those made before."""
+
+    def __init__(
+        self,
+        dense: DenseModel,
+        table: ScoreTable,
+        planning: ImageSet,
+        checked: ImageSet,
+        folder: Path,
+        effort: Effort,
+    ) -> None:
+        self.table, self.folder, self.effort = table, folder, effort
+        self._images = _running(dense, table, planning, "medium"), _running(dense, table, checked)
+
+    def make(self, name: str, budget: str, options: PlanOptions, *, measured: bool = True) -> PruningPlan:
+        path = self.folder / f"{name}_{budget}.json"
+        if path.exists():
+            return PruningPlan.read(path)
+        start = time.monotonic()
+        budgets = parse_joint(budget)
+        if measured:
+            plan = accept_plan(self.table, budgets, options, *self._images, effort=self.effort, tell=_tell)
+        else:
+            plan = make_plan(self.table, budgets, options)
+        plan.write(path)
+        print(
+            f"{name} {budget}: {plan.macs_fraction:.3f} of the MACs, {plan.sites}, {time.monotonic() - start:.0f} s",
+            flush=True,
+        )
+        return plan
+
+
+def _running(dense: DenseModel, table: ScoreTable, images: ImageSet, precision: str = "highest") -> PlanningImages:
+    torch.set_float32_matmul_precision(precision)
+    loaded = load_plan_images(dense, images, table.info.settings)
+    known: dict[Blocks, _Remembered] = {}
+
+    def run(blocks: Sequence[BlockPlan]) -> RanPlan:
+        key = tuple(blocks)
+        if key not in known:
+            torch.set_float32_matmul_precision(precision)
+            known[key] = _Remembered(thin(loaded, blocks), precision)
+        return known[key]
+
+    return PlanningImages(images.ref(), run)
+
+
+class _Remembered:
+    """A plan that ran, which measures no neighbour twice: plans of one budget look at many of the same."""
+
+    def __init__(self, ran: RanPlan, precision: str) -> None:
+        self._ran, self._precision = ran, precision
+        self._known: dict[Blocks, NDArray[np.float64]] = {}
+        self.losses = ran.losses
+        self.num_agreeing = ran.num_agreeing
+
+    def measure(self, variants: Sequence[Sequence[BlockPlan]]) -> NDArray[np.float64]:
+        keys = [tuple(variant) for variant in variants]
+        unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
+        torch.set_float32_matmul_precision(self._precision)
+        self._known |= dict(zip(unknown, self._ran.measure(unknown), strict=True))
+        return np.array([self._known[key] for key in keys]).reshape(len(keys), len(self.losses))
+
+
+class _Evaluation:
+    """Measures plans on evaluation images, once each."""
+
+    def __init__(self, dense: DenseModel, images: ImageSet, table: ScoreTable, folder: Path) -> None:
+        self._images, self._folder = _running(dense, table, images), folder
+
+    def losses(self, plan: PruningPlan) -> tuple[NDArray[np.float64], int]:
+        """Return each image's loss in nats, and how many first classes are the dense model's."""
+        path = self._folder / f"losses_{plan.digest()[:16]}.npz"
+        if not path.exists():
+            ran = self._images.run(plan.blocks)
+            np.savez(path, losses=ran.losses, num_agreeing=ran.num_agreeing)
+        with np.load(path) as stored:
+            return stored["losses"], int(stored["num_agreeing"])
+
+
+def _compare(maker: _Maker, evaluated: _Evaluation) -> tuple[list[Claim], dict[str, Any]]:
+    claims: list[Claim] = []
+    rows: list[dict[str, Any]] = []
+    lower, joint_gain, factors = [], [], []
+    for share in SHARES:
+        budget = f"macs={share:g}"
+        plans = {
+            "symmetric": maker.make(
+                "symmetric", budget, PlanOptions(symmetric=True, prune_heads=False), measured=False
+            ),
+            "tokens": maker.make("tokens", budget, PlanOptions(prune_heads=False)),
+            "joint": maker.make("joint", budget, PlanOptions()),
+        }
+        losses = {}
+        for name, plan in plans.items():
+            losses[name], agreeing = evaluated.losses(plan)
+            rows.append(_row(name, budget, plan, losses[name], agreeing))
+        change = ratio(losses["joint"], losses["symmetric"])
+        lower.append(change[0])
+        claims.append(Claim(f"MACs {share:g}: KL, joint over symmetric", *change, at_most=1))
+        against = ratio(losses["joint"], losses["tokens"])
+        joint_gain.append(against[0])
+        claims.append(Claim(f"MACs {share:g}: KL, joint over tokens alone", *against, at_most=1))
+        factors.append(_factor(plans["joint"], losses["joint"]))
+    claims.append(Claim("budgets with KL at least 20 % below symmetric", sum(one <= 0.8 for one in lower), at_least=2))
+    claims.append(Claim("budgets where joint beats tokens alone", sum(one < 1 for one in joint_gain), at_least=1))
+    for nats in LOSSES:
+        budget = f"loss-nats={nats:g}"
+        plan = maker.make("joint", budget, PlanOptions())
+        losses_, agreeing = evaluated.losses(plan)
+        rows.append(_row("joint", budget, plan, losses_, agreeing))
+        claims.append(Claim(f"loss budget {nats:g}: measured nats", *mean_interval(losses_), at_most=nats))
+        factors.append(_factor(plan, losses_))
+    claims.append(Claim("largest factor between predicted and measured KL", max(factors), at_most=2))
+    return claims, {"plans": rows}
+
+
+def _factor(plan: PruningPlan, losses: NDArray[np.float64]) -> float:
+    predicted = plan.predicted_loss_nats or 0.0
+    return float(max(predicted / losses.mean(), losses.mean() / predicted))
+
+
+def _row(name: str, budget: str, plan: PruningPlan, losses: NDArray[np.float64], agreeing: int) -> dict[str, Any]:
+    mean, low, high = mean_interval(losses)
+    print(
+        f"{name:9} {budget:14} MACs {plan.macs_fraction:.3f}  KL {mean:.4f} [{low:.4f}, {high:.4f}]  "
+        f"agreement {agreeing / len(losses):.3f}  predicted {plan.predicted_loss_nats:.4f}  "
+        f"{plan.sites}  heads {sum(len(block.kept_heads) for block in plan.blocks)}",
+        flush=True,
+    )
+    return {
+        "plan": name,
+        "budget": budget,
+        "macs": plan.macs_fraction,
+        "kl_nats": [mean, low, high],
+        "agreement": agreeing / len(losses),
+        "predicted_nats": plan.predicted_loss_nats,
+        "predicted_stderr_nats": plan.predicted_loss_stderr_nats,
+        "sites": plan.sites,
+        "kept_heads": [list(block.kept_heads) for block in plan.blocks],
+        "num_images": len(losses),
+    }
+
+
+def mean_interval(losses: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the mean and its 95 % bootstrap interval."""
+    means = losses[_draws(len(losses))].mean(axis=1)
+    return float(losses.mean()), *np.quantile(means, (0.025, 0.975)).tolist()
+
+
+def ratio(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[float, float, float]:
+    """Return the ratio of mean losses on the same images, and its 95 % interval by paired bootstrap."""
+    draws = _draws(len(first))
+    ratios = first[draws].mean(axis=1) / second[draws].mean(axis=1)
+    return float(first.mean() / second.mean()), *np.quantile(ratios, (0.025, 0.975)).tolist()
+
+
+def _draws(count: int) -> NDArray[np.int64]:
+    return np.random.default_rng(0).integers(0, count, (2000, count))
+
+
+def solve_vit_b() -> list[float]:
+    """Return the seconds that planning ViT-B takes where 3 of 11 sites are chosen too, for losses of several shapes."""
+    candidates = (*VIT_B.token_counts()[:23], VIT_B.num_tokens)
+    cost = CostModel(VIT_B)
+    seconds = []
+    for seed in range(4):
+        random = np.random.default_rng(seed)
+        depth, sites = VIT_B.depth, tuple(range(1, VIT_B.depth))
+        gone = 1 - np.array(candidates) / VIT_B.num_tokens
+        curves = np.sort(random.lognormal(0, 1, depth))[::-1, None] * gone ** random.uniform(2, 4, (depth, 1))
+        curves[-1] = 0
+        heads = np.cumsum(np.sort(random.lognormal(-4, 1.5, (depth, VIT_B.num_heads)), axis=1), axis=1)
+        heads -= heads[:, :1]
+        sets = tuple(tuple(tuple(range(number)) for number in range(VIT_B.num_heads)) for _ in range(depth))
+        losses = Losses(
+            VIT_B, sites, candidates, curves[:-1] - curves[1:], heads, sets, np.zeros((depth, 1)), (((),),) * depth
+        )
+        for share in SHARES:
+            start = time.monotonic()
+            solve(make_problem(losses, cost, [Budget(limit=share)], 3))
+            seconds.append(time.monotonic() - start)
+    return seconds
+
+
+if __name__ == "__main__":
+    main()
