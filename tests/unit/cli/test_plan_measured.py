@@ -139,7 +139,10 @@ def test_with_a_gate_a_plan_loses_what_the_gated_model_loses(plan, scored, tmp_p
     assert stored.chosen_by == gate
     assert stored.sites
     model = GatedViT(scored.dense.module, stored, gate).eval()
-    for images, mean in ((planned_on(scored, 4), stored.predicted_loss_nats), (drawn(scored, 6, 5), stored.check.loss_nats)):
+    for images, mean in (
+        (planned_on(scored, 4), stored.predicted_loss_nats),
+        (drawn(scored, 6, 5), stored.check.loss_nats),
+    ):
         batch = torch.from_numpy(next(preprocess(images, scored.dense.preprocessing, len(images))))
         with torch.no_grad():
             losses = kl_to_dense(scored.dense.module(batch), model(batch)[0])
@@ -221,7 +224,7 @@ def test_a_loss_budget_without_an_image_left_to_check_on_exits_2(run_cli, scored
     assert not (tmp_path / "plans").exists()
 
 
-def test_images_under_another_name_are_still_known_as_those_that_were_scored(plan, run_cli, scored, loaded, tmp_path):
+def test_images_under_another_name_are_still_known_as_those_that_were_scored(run_cli, scored, loaded, tmp_path):
     link = tmp_path / "link.npz"
     link.symlink_to(scored.data)
     words = ["--data", link, "--weights", scored.weights, *COUNTS, "--budget", "0.7", "--out", tmp_path / "plans"]
