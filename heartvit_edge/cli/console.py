@@ -24,8 +24,11 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show a bar with count, elapsed and remaining time while the body runs; give what moves it by so many steps."""
+def progress_bar(description: str, total: int, *, transient: bool = False) -> Iterator[Callable[[int], None]]:
+    """Show a bar with count, elapsed and remaining time while the body runs; give what moves it by so many steps.
+
+    A transient one is gone when it is done, for what is done dozens of times.
+    """
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -34,6 +37,6 @@ def progress_bar(description: str, total: int) -> Iterator[Callable[[int], None]
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_CONSOLE, redirect_stdout=False) as progress:
+    with Progress(*columns, console=_CONSOLE, redirect_stdout=False, transient=transient) as progress:
         task = progress.add_task(description, total=total)
         yield lambda steps: progress.advance(task, steps)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -221,10 +222,11 @@ def running(
             hint="let a gate choose the tokens: --gate class-attention",
         )
     dense.module.to("cuda" if torch.cuda.is_available() else "cpu")
+    passing_bar = partial(progress_bar, transient=True)
     choose = None if gate is None else GATES[gate]
 
     def one(images: ImageSet) -> PlanningImages:
-        loaded = load_plan_images(dense, images, table.info.settings, gate=choose, watch=progress_bar)
+        loaded = load_plan_images(dense, images, table.info.settings, gate=choose, watch=passing_bar)
         return PlanningImages(images.ref(), lambda blocks: thin(loaded, blocks), gate or "scores")
 
     return one(planning), one(checks) if checks is not None else None

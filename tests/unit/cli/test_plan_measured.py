@@ -79,7 +79,6 @@ def test_a_plan_holds_what_it_lost_on_the_images_it_was_made_on_and_on_others(pl
     assert stored.check.num_agreeing == ran.num_agreeing
     assert stored.macs_fraction <= 0.7
     for words in (
-        "running a plan",
         "measured on 4 images: ",
         f"measured {stored.check.loss_nats:.3g} ± {stored.check.loss_stderr_nats:.2g} nats and "
         f"{stored.check.agreement:.3f} agreement on 6 held-out images, tokens chosen by scores",
