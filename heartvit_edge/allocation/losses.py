@@ -102,12 +102,12 @@ def dense_losses(
     blocks = within.blocks if within else ()
     heads, head_sets = _by_count(
         corrected_heads(table) if table.info.heads_mean else np.zeros((shape.depth, shape.num_heads)),
-        [_gone(block.kept_heads, shape.num_heads) for block in blocks],
+        [missing(block.kept_heads, shape.num_heads) for block in blocks],
         free=prune_heads and bool(table.info.heads_mean),
     )
     units, unit_sets = _by_count(
         np.array(table.info.units_mean) if groups else np.zeros((shape.depth, 1)),
-        [_gone(block.kept_units, groups) for block in blocks],
+        [missing(block.kept_units, groups) for block in blocks],
         free=groups > 0,
     )
     if within is not None:
@@ -116,7 +116,8 @@ def dense_losses(
     return Losses(shape, sites, candidates, tokens, heads, head_sets, units, unit_sets, groups)
 
 
-def _gone(kept: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+def missing(kept: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
+    """Return those of 0 .. count - 1 that are not kept, ascending; None keeps all."""
     return () if kept is None else tuple(sorted(set(range(count)) - set(kept)))
 
 

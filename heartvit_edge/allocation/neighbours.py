@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from heartvit_edge.allocation.losses import Losses, Sets, make_block
+from heartvit_edge.allocation.losses import Losses, Sets, make_block, missing
 from heartvit_edge.allocation.problem import Table
 from heartvit_edge.spec.plan import BlockPlan
 
@@ -100,8 +100,8 @@ class Neighbours:
         """
         added = self.added.mean(axis=1) if images is None else self.added[:, images].mean(axis=1)
         by_step = dict(zip(self.steps, added.tolist(), strict=True))
-        no_heads = [_gone(block.kept_heads, self.offer.shape.num_heads) for block in self.blocks]
-        no_units = [_gone(block.kept_units, self.offer.unit_groups) for block in self.blocks]
+        no_heads = [missing(block.kept_heads, self.offer.shape.num_heads) for block in self.blocks]
+        no_units = [missing(block.kept_units, self.offer.unit_groups) for block in self.blocks]
         heads, head_sets = self._removed(no_heads, by_step, "head")
         units, unit_sets = self._removed(no_units, by_step, "unit")
         return replace(
@@ -187,7 +187,7 @@ def take(step: Step, blocks: Blocks, offer: Losses) -> Blocks:
             changed[index] = blocks[index].model_copy(update={"num_tokens": before})
         return tuple(changed)
     block, shape, groups = blocks[step.block], offer.shape, offer.unit_groups
-    heads, units = set(_gone(block.kept_heads, shape.num_heads)), set(_gone(block.kept_units, groups))
+    heads, units = set(missing(block.kept_heads, shape.num_heads)), set(missing(block.kept_units, groups))
     if step.head is not None:
         heads ^= {step.head}
     if step.unit is not None:
@@ -198,12 +198,8 @@ def take(step: Step, blocks: Blocks, offer: Losses) -> Blocks:
 
 def _free(kept: tuple[int, ...] | None, count: int, losses: Table, sets: tuple[tuple[int, ...], ...]) -> list[int]:
     """Return those that may go, one of those kept always staying, and those gone that may come back."""
-    gone = _gone(kept, count)
+    gone = missing(kept, count)
     allowed = np.flatnonzero(np.isfinite(losses))
     for_good = sets[allowed[0]]
     may_go = [one for one in range(count) if one not in gone] if len(gone) < allowed[-1] else []
     return [*may_go, *(one for one in gone if one not in for_good)]
-
-
-def _gone(kept: tuple[int, ...] | None, count: int) -> tuple[int, ...]:
-    return () if kept is None else tuple(sorted(set(range(count)) - set(kept)))
