@@ -119,16 +119,18 @@ def accept_plan(
         if measured <= allowed:
             return plan
         within = min(within, loss) * TIGHTEN * allowed / measured
-        tell(f"{measured:.3g} nats on held-out images, standard error included, is over {allowed:g}: tightened")
+        which = "held-out images, standard error included," if plan.check else "the images it was made from"
+        tell(f"{measured:.3g} nats on {which} is over {allowed:g}: tightened")
         if options.symmetric:
             try:
                 blocks, ran = _start(table, budgets, options, images, offer, cost, within)
             except InfeasibleError:
                 break
+    costs = "".join(f"{budget.quantity}={budget.limit:g}," for budget in budgets if budget.quantity != "loss-nats")
     raise InfeasibleError(
         f"no plan was found that loses at most {allowed:g} nats when measured: the last loses {measured:.3g}, standard "
         "error included",
-        hint=f"--budget loss-nats={measured * 1.1:.2g}, or measure on more images",
+        hint=f"--budget {costs}loss-nats={measured * 1.1:.2g}, or measure on more images",
     )
 
 
@@ -150,19 +152,20 @@ def _start(
     Raises:
         InfeasibleError: If no plan meets the budgets on costs, or no symmetric one all of them.
     """
-    starts: list[Blocks] = []
+    ran: dict[Blocks, RanPlan] = {}
     if options.symmetric or within < np.inf:
         for share in EASINGS if within < np.inf else (1.0,):
             try:
                 blocks = make_plan(table, _limit_loss(budgets, share * within), options).blocks
             except InfeasibleError:
-                if options.symmetric and not starts:
+                if options.symmetric and not ran:
                     raise
                 break
-            starts.append(blocks)
-            ran = images.run(blocks)
-            if mean_loss(ran) <= within:
-                return blocks, ran
+            if blocks not in ran:
+                ran[blocks] = images.run(blocks)
+            if mean_loss(ran[blocks]) <= within:
+                return blocks, ran[blocks]
+    starts: list[Blocks] = []
     if not options.symmetric:
         larger = options.within.blocks if options.within is not None else dense_blocks(offer.shape)
         costs = [budget for budget in budgets if budget.quantity != "loss-nats"]
@@ -176,7 +179,8 @@ def _start(
             level = _level_start(offer, cost, budgets, options.max_sites)
             if level is not None:
                 starts.append(level)
-    return min(((blocks, images.run(blocks)) for blocks in dict.fromkeys(starts)), key=lambda pair: mean_loss(pair[1]))
+    ran |= {blocks: images.run(blocks) for blocks in dict.fromkeys(starts) if blocks not in ran}
+    return min(ran.items(), key=lambda pair: mean_loss(pair[1]))
 
 
 def _level_start(offer: Losses, cost: CostModel, budgets: Budgets, max_sites: int | None) -> Blocks | None:

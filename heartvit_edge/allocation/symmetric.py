@@ -21,7 +21,7 @@ def find_symmetric(
     *,
     within: PruningPlan | None = None,
 ) -> Best:
-    """Return the best symmetric plan; every ratio and number of heads is tried.
+    """Return the best symmetric plan: for each number of heads the largest share of tokens, or under a loss budget any.
 
     Args:
         losses: What may go of each block, and what that loses; its token tables are not read, for the ratio may ask for
