@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.model import ModelShape
@@ -47,6 +47,34 @@ GATES: dict[GateName, Callable[[Tensor, int], Tensor]] = {
     "class-attention": class_attention,
     "attention-received": attention_received,
 }
+
+
+class AttentionGate(nn.Module):
+    """A gate without weights of its own, which reads the attention of the block before its site.
+
+    Every gate is a module of this form, so that one with weights takes its place in the gated model, in fine-tuning
+    and in the exported graph.
+    """
+
+    def __init__(self, name: GateName, model: VisionTransformer) -> None:
+        """Take the gate of that name for the model.
+
+        Raises:
+            InputError: If the gate reads the class token and the model has none.
+        """
+        super().__init__()
+        check_gate(name, model)
+        self._function, self._num_prefix = GATES[name], model.num_prefix_tokens
+
+    def forward(self, _site: int, _tokens: Tensor, weights: Tensor) -> Tensor:
+        """Return what each patch token is worth, shape (B, N - num_prefix); higher is kept.
+
+        Args:
+            _site: Block before which tokens go.
+            _tokens: What enters it, shape (B, N, C).
+            weights: Attention weights of the block before, shape (B, heads, N, N).
+        """
+        return self._function(weights, self._num_prefix)
 
 
 def default_gate(shape: ModelShape) -> GateName:

@@ -6,7 +6,7 @@ import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from heartvit_edge.gating.gate import GATES, GateName, check_gate
+from heartvit_edge.gating.gate import AttentionGate, GateName
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
@@ -17,16 +17,19 @@ class GatedViT(nn.Module):
 
     Attributes:
         backbone: The dense model without the removed heads and MLP units.
+        gate: Returns, for a site, its tokens and the attention weights of the block before, what each patch token is
+            worth there (``AttentionGate.forward``); None where the plan drops none.
         num_keep: Site to the number of patch tokens kept from that block on.
     """
 
-    def __init__(self, dense: VisionTransformer, plan: PruningPlan, gate: GateName | None) -> None:
+    def __init__(self, dense: VisionTransformer, plan: PruningPlan, gate: GateName | nn.Module | None) -> None:
         """Copy the dense model and slice its heads and MLP units away.
 
         Args:
             dense: The plan's model; it is left as it is.
             plan: What each block keeps.
-            gate: What chooses tokens; None where the plan drops none.
+            gate: What chooses tokens, by name or as a module, which becomes part of this one; None where the plan drops
+                none.
 
         Raises:
             InputError: If the gate reads a class token that the model does not have.
@@ -37,13 +40,11 @@ class GatedViT(nn.Module):
             raise ValueError("a plan that drops tokens needs a gate, found none")
         if 0 in plan.sites:
             raise ValueError("a gate reads the attention of the block before its site, and block 0 has none")
-        if gate is not None:
-            check_gate(gate, dense)
+        self.gate = AttentionGate(gate, dense) if isinstance(gate, str) else gate
         self.backbone = keep_heads(dense, [block.kept_heads for block in plan.blocks])
         if plan.unit_groups:
             self.backbone = keep_units(self.backbone, [kept_units(block, plan) for block in plan.blocks])
         self.num_keep = {site: count - plan.shape.num_prefix_tokens for site, count in plan.sites.items()}
-        self._gate = GATES[gate] if gate is not None else None
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Return the logits (B, num_classes), then for each site the kept patches (B, K), int32, ascending.
@@ -59,8 +60,8 @@ class GatedViT(nn.Module):
         patches: Tensor | None = None
         kept_at_sites = []
         for index, block in enumerate(self.backbone.blocks):
-            if index in self.num_keep and self._gate is not None and weights is not None:
-                scores = self._gate(weights, prefix)
+            if index in self.num_keep and self.gate is not None and weights is not None:
+                scores = self.gate(index, tokens, weights)
                 count = self.num_keep[index]
                 best = scores.topk(count, dim=1).indices
                 kept = best.topk(count, dim=1, largest=False).values  # ascending; a traced sort has no constant length
