@@ -1,14 +1,15 @@
 """What plans are worth: asymmetric or symmetric, with heads or tokens alone, and predicted against measured.
 
 Every plan is made on training images alone and measured once on evaluation images, tokens chosen by scores taken again
-at each site. Plans are sought with matrix products in bfloat16 where the machine has them, and checked and measured in
-float32. Plans and their measured losses are kept in a folder, so that a run that was stopped goes on.
+at each site. The dense model runs in float32, plans with matrix products in bfloat16 where the machine has them: the
+loss of the dense model itself in these is printed too. Plans and their measured losses are kept in a folder, so that a
+run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,26 +19,28 @@ from numpy.typing import NDArray
 
 from benchmarks import dinov2
 from benchmarks.claims import Claim, arguments, finish
-from heartvit_edge.allocation.accept import PlanningImages, accept_plan
+from heartvit_edge.allocation.accept import DecidingImages, PlanningImages, accept_plan
 from heartvit_edge.allocation.best import make_problem
 from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.allocation.losses import Losses
 from heartvit_edge.allocation.neighbours import Blocks, RanPlan
-from heartvit_edge.allocation.plan import PlanOptions, make_plan
+from heartvit_edge.allocation.plan import PlanOptions, dense_blocks, make_plan
 from heartvit_edge.allocation.refine import Effort
 from heartvit_edge.allocation.solve import solve
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
 from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
 from heartvit_edge.sensitivity.score import make_settings, score
 from heartvit_edge.sensitivity.table import ScoreTable
-from heartvit_edge.sensitivity.thinned import load_plan_images, thin
+from heartvit_edge.sensitivity.thinned import thin
 from heartvit_edge.spec.budget import Budget, parse_joint
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 SHARES = (0.8, 0.65, 0.5)
 LOSSES = (0.02, 0.1, 0.3)
+PARTS = 4
 VIT_B = ModelShape(
     img_size=224,
     patch_size=16,
@@ -58,11 +61,11 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--img-size", type=int, default=112, help="side of the input in pixels")
     parser.add_argument("--work", type=Path, required=True, help="folder for scores, plans and measured losses")
-    parser.add_argument("--scored", type=int, default=128, help="training images that are scored")
+    parser.add_argument("--scored", type=int, default=640, help="training images that are scored")
     parser.add_argument("--calibrated", type=int, default=32, help="training images that scores are corrected on")
-    parser.add_argument("--planning", type=int, default=96, help="scored images that plans are improved on")
-    parser.add_argument("--checked", type=int, default=96, help="training images that plans are checked on")
-    parser.add_argument("--evaluated", type=int, default=320, help="evaluation images")
+    parser.add_argument("--planning", type=int, default=128, help="scored images to improve plans on")
+    parser.add_argument("--checked", type=int, default=256, help="training images that plans are checked on")
+    parser.add_argument("--evaluated", type=int, default=640, help="evaluation images")
     parser.add_argument("--rounds", type=int, default=Effort().rounds, help="most rounds of neighbours")
     args = parser.parse_args()
     dense = dinov2.load_model(args.shared, args.img_size)
@@ -76,13 +79,16 @@ def main() -> None:
     folder = args.work / "-".join(map(str, sizes))
     settings = make_settings(dense.shape.depth)
     table = score(dense, scored, settings, out=folder / "scores", held_out=calibrated)
-    planning = split(scored, args.planning, 0)[0] if args.planning < len(scored) else scored
-    maker = _Maker(dense, table, planning, checked, folder, Effort(rounds=args.rounds))
+    planning, deciding = split(scored, args.planning, 0)
+    assert deciding is not None
+    maker = _Maker(dense, table, planning, deciding, checked, folder, Effort(rounds=args.rounds))
     evaluated = _Evaluation(dense, dinov2.draw(args.shared, "eval", args.evaluated, 3), table, folder)
+    noise = float(evaluated.run(dense_blocks(dense.shape)).losses.mean())
+    print(f"the dense model itself in the precision of the plans: {noise:.2g} nats", flush=True)
     claims, details = _compare(maker, evaluated)
     seconds = solve_vit_b()
     claims.append(Claim("solving ViT-B, 3 of 11 sites, 24 K, 12 x 12 heads: seconds", max(seconds), at_most=5))
-    finish(claims, details | {"solve_s": seconds}, args)
+    finish(claims, details | {"solve_s": seconds, "dense_nats_in_plan_precision": noise}, args)
 
 
 def _tell(message: str) -> None:
@@ -97,12 +103,16 @@ class _Maker:
         dense: DenseModel,
         table: ScoreTable,
         planning: ImageSet,
+        deciding: ImageSet,
         checked: ImageSet,
         folder: Path,
         effort: Effort,
     ) -> None:
         self.table, self.folder, self.effort = table, folder, effort
-        self._images = _running(dense, table, planning, "medium"), _running(dense, table, checked)
+        parts = tuple(_remembering(part) for part in _load(dense, table, deciding).parts(PARTS))
+        judges = DecidingImages(deciding.ref(), parts)
+        improved_on = PlanningImages(planning.ref(), _remembering(_load(dense, table, planning)), deciding=judges)
+        self._images = improved_on, PlanningImages(checked.ref(), _remembering(_load(dense, table, checked)))
 
     def make(self, name: str, budget: str, options: PlanOptions, *, measured: bool = True) -> PruningPlan:
         path = self.folder / f"{name}_{budget}.json"
@@ -122,26 +132,28 @@ class _Maker:
         return plan
 
 
-def _running(dense: DenseModel, table: ScoreTable, images: ImageSet, precision: str = "highest") -> PlanningImages:
-    torch.set_float32_matmul_precision(precision)
-    loaded = load_plan_images(dense, images, table.info.settings)
+def _load(dense: DenseModel, table: ScoreTable, images: ImageSet) -> PlanImages:
+    torch.set_float32_matmul_precision("highest")
+    return load_plan_images(dense, images, table.info.settings)
+
+
+def _remembering(images: PlanImages) -> Callable[[Blocks], RanPlan]:
     known: dict[Blocks, _Remembered] = {}
 
-    def run(blocks: Sequence[BlockPlan]) -> RanPlan:
-        key = tuple(blocks)
-        if key not in known:
-            torch.set_float32_matmul_precision(precision)
-            known[key] = _Remembered(thin(loaded, blocks), precision)
-        return known[key]
+    def run(blocks: Blocks) -> RanPlan:
+        if blocks not in known:
+            torch.set_float32_matmul_precision("medium")
+            known[blocks] = _Remembered(thin(images, blocks))
+        return known[blocks]
 
-    return PlanningImages(images.ref(), run)
+    return run
 
 
 class _Remembered:
     """A plan that ran, which measures no neighbour twice: plans of one budget look at many of the same."""
 
-    def __init__(self, ran: RanPlan, precision: str) -> None:
-        self._ran, self._precision = ran, precision
+    def __init__(self, ran: RanPlan) -> None:
+        self._ran = ran
         self._known: dict[Blocks, NDArray[np.float64]] = {}
         self.losses = ran.losses
         self.num_agreeing = ran.num_agreeing
@@ -149,7 +161,7 @@ class _Remembered:
     def measure(self, variants: Sequence[Sequence[BlockPlan]]) -> NDArray[np.float64]:
         keys = [tuple(variant) for variant in variants]
         unknown = [key for key in dict.fromkeys(keys) if key not in self._known]
-        torch.set_float32_matmul_precision(self._precision)
+        torch.set_float32_matmul_precision("medium")
         self._known |= dict(zip(unknown, self._ran.measure(unknown), strict=True))
         return np.array([self._known[key] for key in keys]).reshape(len(keys), len(self.losses))
 
@@ -158,13 +170,13 @@ class _Evaluation:
     """Measures plans on evaluation images, once each."""
 
     def __init__(self, dense: DenseModel, images: ImageSet, table: ScoreTable, folder: Path) -> None:
-        self._images, self._folder = _running(dense, table, images), folder
+        self.run, self._folder = _remembering(_load(dense, table, images)), folder
 
     def losses(self, plan: PruningPlan) -> tuple[NDArray[np.float64], int]:
         """Return each image's loss in nats, and how many first classes are the dense model's."""
         path = self._folder / f"losses_{plan.digest()[:16]}.npz"
         if not path.exists():
-            ran = self._images.run(plan.blocks)
+            ran = self.run(plan.blocks)
             np.savez(path, losses=ran.losses, num_agreeing=ran.num_agreeing)
         with np.load(path) as stored:
             return stored["losses"], int(stored["num_agreeing"])

@@ -2,39 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
-from heartvit_edge.allocation.best import Best, Budgets, explain, make_problem
+from heartvit_edge.allocation.best import Best, Budgets, cheapest_by, explain, make_problem
 from heartvit_edge.allocation.limits import CostModel
-from heartvit_edge.allocation.losses import Losses, make_block
-from heartvit_edge.allocation.neighbours import Blocks, RanPlan
+from heartvit_edge.allocation.neighbours import Blocks, Neighbours, steps_from
 from heartvit_edge.allocation.plan import (
     PlanOptions,
     check_budgets,
     dense_blocks,
     finish,
-    make_plan,
     meets_dense,
     starting_losses,
 )
-from heartvit_edge.allocation.refine import DEFAULT_EFFORT, Effort, RunPlan, mean_and_stderr, mean_loss, refine
-from heartvit_edge.allocation.symmetric import symmetric_counts
+from heartvit_edge.allocation.race import RunPlan, cheapest_within, mean_and_stderr, race
+from heartvit_edge.allocation.refine import DEFAULT_EFFORT, Effort, mean_loss, refine
+from heartvit_edge.allocation.starts import find_starts, limit_loss
 from heartvit_edge.errors import InfeasibleError
 from heartvit_edge.sensitivity.table import ScoreTable
-from heartvit_edge.spec.budget import Budget, Quantity
+from heartvit_edge.spec.budget import Quantity
 from heartvit_edge.spec.model import ImageSetRef
-from heartvit_edge.spec.plan import BlockPlan, PlanCheck, PruningPlan
+from heartvit_edge.spec.plan import PlanCheck, PruningPlan
 
 MOST_TIGHTENINGS = 6
 """How often a loss budget is tightened for a plan that breaks it on the images it was not made on."""
 TIGHTEN = 0.9
 """Beside the ratio of allowed to measured loss, what a broken loss budget is multiplied by."""
-EASINGS = (1.0, 0.5, 0.25, 0.1, 0.03, 0.01)
-"""Shares of a loss budget that scores alone are asked for, until the plan they give keeps the whole when measured."""
+FINALISTS = 4
+"""Plans of the way that the search took, its last ones, between which other images decide."""
+
+
+@dataclass(frozen=True)
+class DecidingImages:
+    """Images that decide between plans which were made on others.
+
+    Attributes:
+        ref: Which images.
+        parts: Run a plan on parts of them.
+    """
+
+    ref: ImageSetRef
+    parts: tuple[RunPlan, ...]
 
 
 @dataclass(frozen=True)
@@ -45,11 +58,13 @@ class PlanningImages:
         ref: Which images.
         run: Runs a plan on them, what chooses tokens asked again at each site.
         chosen_by: What chooses tokens: ``scores``, or the name of a gate.
+        deciding: Others, which decide between the plans found on these; None: the last is taken.
     """
 
     ref: ImageSetRef
     run: RunPlan
     chosen_by: str = "scores"
+    deciding: DecidingImages | None = None
 
 
 def accept_plan(
@@ -86,24 +101,35 @@ def accept_plan(
     if meets_dense(cost, budgets, options):
         return finish(info, Best(dense_blocks(info.shape), 0.0), cost, budgets, options)
     offer = starting_losses(table, options)
-    allowed = next((budget.limit for budget in budgets if budget.quantity == "loss-nats"), np.inf)
-    within = allowed
-    blocks, ran = _start(table, budgets, options, images, offer, cost, within)
+    allowed = within = next((budget.limit for budget in budgets if budget.quantity == "loss-nats"), np.inf)
+    starts = find_starts(table, budgets, options, images.run, offer, cost, within)
+    blocks, ran = next(iter(starts.items()))
     for tightened in range(1 + MOST_TIGHTENINGS):
-        price: float | None = None
-        binding: tuple[Quantity, ...] = ()
+        around: Neighbours | None = None
+        limits = limit_loss(budgets, within)
         if not options.symmetric:
-            limits = _limit_loss(budgets, within)
             found = refine(blocks, ran, images.run, offer, cost, limits, max_sites=options.max_sites, effort=effort)
             if within < allowed and mean_loss(found.ran) > within:  # no step leads to so little loss: begin elsewhere
                 with suppress(InfeasibleError):
-                    start = _start(table, budgets, options, images, offer, cost, within)
-                    found = refine(*start, images.run, offer, cost, limits, max_sites=options.max_sites, effort=effort)
+                    starts = find_starts(table, budgets, options, images.run, offer, cost, within)
+                    first = next(iter(starts.items()))
+                    found = refine(*first, images.run, offer, cost, limits, max_sites=options.max_sites, effort=effort)
             tell(f"measured on {images.ref.num_images} images: {', '.join(found.history)}")
-            blocks, ran = found.blocks, found.ran
-            around = make_problem(found.neighbours.losses(), cost, limits, options.max_sites, spent=mean_loss(ran))
-            binding, price = explain(around, cost, cost.cost("macs", blocks))
-        loss, stderr = mean_and_stderr(ran)
+            starts |= dict(found.trail if allowed < np.inf else found.trail[-FINALISTS:])
+            blocks, ran, around = found.blocks, found.ran, found.neighbours
+        losses = ran.losses
+        if images.deciding is not None:
+            blocks, losses = _decide(starts if around else [blocks], images.deciding, allowed, cost)
+            ran = starts[blocks]
+            tell(f"{len(losses)} other images decide for {losses.mean():.4g} nats")
+        loss, stderr = mean_and_stderr(losses)
+        price: float | None = None
+        binding: tuple[Quantity, ...] = ()
+        if around is not None:
+            if around.blocks != blocks:
+                around = around.moved(blocks, [step for step in steps_from(blocks, offer) if step.shift], ran)
+            problem = make_problem(around.losses(), cost, limits, options.max_sites, spent=mean_loss(ran))
+            binding, price = explain(problem, cost, cost.cost("macs", blocks))
         plan = finish(info, Best(blocks, loss), cost, budgets, options, binding=binding)
         plan = plan.model_copy(
             update={
@@ -111,21 +137,26 @@ def accept_plan(
                 "predicted_loss_stderr_nats": stderr,
                 "nats_per_percent": price,
                 "refined_on": images.ref,
+                "decided_on": images.deciding and images.deciding.ref,
                 "chosen_by": images.chosen_by,
                 "check": held_out and _check(blocks, held_out, tightened),
             }
         )
-        measured = plan.check.loss_nats + plan.check.loss_stderr_nats if plan.check else loss
+        checked = [(loss, stderr)] if images.deciding is not None else [(loss, 0.0)]
+        if plan.check:
+            checked.append((plan.check.loss_nats, plan.check.loss_stderr_nats))
+        measured = max(mean + error for mean, error in checked)
         if measured <= allowed:
             return plan
-        within = min(within, loss) * TIGHTEN * allowed / measured
-        which = "held-out images, standard error included," if plan.check else "the images it was made from"
-        tell(f"{measured:.3g} nats on {which} is over {allowed:g}: tightened")
+        within = min(within, mean_loss(ran)) * TIGHTEN * allowed / measured
+        which = "images that it was not made on" if plan.check or images.deciding else "the images it was made from"
+        tell(f"{measured:.3g} nats on {which}, standard error included, is over {allowed:g}: tightened")
         if options.symmetric:
             try:
-                blocks, ran = _start(table, budgets, options, images, offer, cost, within)
+                starts = find_starts(table, budgets, options, images.run, offer, cost, within)
             except InfeasibleError:
                 break
+            blocks, ran = next(iter(starts.items()))
     costs = "".join(f"{budget.quantity}={budget.limit:g}," for budget in budgets if budget.quantity != "loss-nats")
     raise InfeasibleError(
         f"no plan was found that loses at most {allowed:g} nats when measured: the last loses {measured:.3g}, standard "
@@ -134,99 +165,19 @@ def accept_plan(
     )
 
 
-def _start(
-    table: ScoreTable,
-    budgets: Budgets,
-    options: PlanOptions,
-    images: PlanningImages,
-    offer: Losses,
-    cost: CostModel,
-    within: float,
-) -> tuple[Blocks, RanPlan]:
-    """Return a plan that meets the budgets on costs, and keeps ``within`` on the images if scores can tell such a plan.
-
-    Under a loss budget scores are asked for less and less loss until what they propose keeps it. Else it is what loses
-    least among their proposals, for the costs alone, with heads and without, a symmetric plan, and the larger plan or
-    the dense model where these meet the costs.
-
-    Raises:
-        InfeasibleError: If no plan meets the budgets on costs, or no symmetric one all of them.
-    """
-    ran: dict[Blocks, RanPlan] = {}
-    if options.symmetric or within < np.inf:
-        for share in EASINGS if within < np.inf else (1.0,):
-            try:
-                blocks = make_plan(table, _limit_loss(budgets, share * within), options).blocks
-            except InfeasibleError:
-                if options.symmetric and not ran:
-                    raise
-                break
-            if blocks not in ran:
-                ran[blocks] = images.run(blocks)
-            if mean_loss(ran[blocks]) <= within:
-                return blocks, ran[blocks]
-    starts: list[Blocks] = []
-    if not options.symmetric:
-        larger = options.within.blocks if options.within is not None else dense_blocks(offer.shape)
-        costs = [budget for budget in budgets if budget.quantity != "loss-nats"]
-        if _affordable(larger, cost, budgets):
-            starts.append(larger)
-        else:
-            starts.append(make_plan(table, costs, options).blocks)
-            if options.prune_heads:
-                with suppress(InfeasibleError):
-                    starts.append(make_plan(table, costs, replace(options, prune_heads=False)).blocks)
-            level = _level_start(offer, cost, budgets, options.max_sites)
-            if level is not None:
-                starts.append(level)
-    ran |= {blocks: images.run(blocks) for blocks in dict.fromkeys(starts) if blocks not in ran}
-    return min(ran.items(), key=lambda pair: mean_loss(pair[1]))
+def _decide(
+    candidates: Iterable[Blocks], deciding: DecidingImages, allowed: float, cost: CostModel
+) -> tuple[Blocks, NDArray[np.float64]]:
+    """Return the candidate that the deciding images are for, and its losses there, in nats, shape (N,)."""
+    if allowed == np.inf:
+        return race(list(candidates), deciding.parts)
+    saved = cheapest_by(cost)
+    return cheapest_within(sorted(candidates, key=lambda one: cost.cost(saved, one)), deciding.parts, allowed)
 
 
-def _level_start(offer: Losses, cost: CostModel, budgets: Budgets, max_sites: int | None) -> Blocks | None:
-    """Return the symmetric plan on the counts and sites on offer that costs most within the budgets; None for none."""
-    shape = offer.shape
-    sites = [site for site in shape.quarter_blocks if site in offer.sites][:max_sites]
-    heads = tuple(
-        row[int(np.isfinite(losses).argmax())] for row, losses in zip(offer.head_sets, offer.heads, strict=True)
-    )
-    units = tuple(
-        row[int(np.isfinite(losses).argmax())] for row, losses in zip(offer.unit_sets, offer.units, strict=True)
-    )
-    for first in range(shape.num_patches, 0, -1):
-        counts = symmetric_counts(shape.num_patches, first / shape.num_patches, len(sites))
-        left, blocks = shape.num_tokens, []
-        for block in range(shape.depth):
-            if block in offer.sites:
-                row = offer.tokens[offer.sites.index(block)]
-                wanted = shape.num_prefix_tokens + counts[sites.index(block)] if block in sites else left
-                allowed = (count for count, loss in zip(offer.candidates, row, strict=True) if np.isfinite(loss))
-                left = max((count for count in allowed if count <= min(left, wanted)), default=0)
-            if not left:
-                return None
-            blocks.append(make_block(shape, left, heads[block], units[block], offer.unit_groups))
-        drops = len({block.num_tokens for block in blocks}) - 1
-        if (max_sites is None or drops <= max_sites) and _affordable(blocks, cost, budgets):
-            return tuple(blocks)
-    return None
-
-
-def _affordable(blocks: Sequence[BlockPlan], cost: CostModel, budgets: Budgets) -> bool:
-    """Return whether a plan meets every budget on a cost."""
-    on_costs = (budget for budget in budgets if budget.quantity != "loss-nats")
-    return all(cost.cost(budget.quantity, blocks) <= cost.limit(budget) for budget in on_costs)
-
-
-def _limit_loss(budgets: Budgets, within: float) -> list[Budget]:
-    """Return the budgets with another limit on the loss, where there is one."""
-    return [
-        budget.model_copy(update={"limit": within}) if budget.quantity == "loss-nats" else budget for budget in budgets
-    ]
-
-
-def _check(blocks: Sequence[BlockPlan], held_out: PlanningImages, num_tightenings: int) -> PlanCheck:
+def _check(blocks: Blocks, held_out: PlanningImages, num_tightenings: int) -> PlanCheck:
     ran = held_out.run(blocks)
-    loss, stderr = mean_and_stderr(ran)
+    loss, stderr = mean_and_stderr(ran.losses)
     return PlanCheck(
         images=held_out.ref,
         loss_nats=loss,

@@ -31,11 +31,12 @@ def explain_plan(plan: PruningPlan) -> str:
         lines.append(f"  one inference of {images}, {plan.device}: latency {plan.latency_ms:.4g} ms{energy}{beyond}")
     if plan.predicted_loss_nats is not None:
         error = f" ± {plan.predicted_loss_stderr_nats:.2g}" if plan.predicted_loss_stderr_nats is not None else ""
-        source = (
-            f"measured on {plan.refined_on.num_images} of the images it was made from"
-            if plan.refined_on
-            else "from scores alone"
-        )
+        if plan.decided_on:
+            source = f"measured on the {plan.decided_on.num_images} images that chose it among those found on others"
+        elif plan.refined_on:
+            source = f"measured on {plan.refined_on.num_images} of the images it was made from"
+        else:
+            source = "from scores alone"
         lines.append(f"  predicted loss {plan.predicted_loss_nats:.3g}{error} nats ({source})")
     if plan.check is not None:
         check = plan.check

@@ -10,7 +10,6 @@ measured whole before the best of them is run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,17 +18,13 @@ from heartvit_edge.allocation.best import Budgets, cheapest_by, make_problem
 from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.allocation.losses import Losses
 from heartvit_edge.allocation.neighbours import Blocks, Neighbours, RanPlan, Step, steps_from, take
+from heartvit_edge.allocation.race import RunPlan
 from heartvit_edge.allocation.solve import solve
-from heartvit_edge.spec.plan import BlockPlan
 
 TRIES = 2
 """Proposals that are run in one round: what they lose in the order of tokens of the plan before flatters some."""
 WORTHWHILE = 24
 """Heads and unit groups that are measured again after the first round."""
-
-
-RunPlan = Callable[[Sequence[BlockPlan]], RanPlan]
-"""Runs a plan on images, tokens chosen again at each site."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +53,14 @@ class Refined:
         blocks: The plan.
         ran: What it answered on the images.
         neighbours: What plans around it lose.
+        trail: The plans accepted on the way, with what they answered; the last is the one above.
         history: The loss of each plan that ran, in words.
     """
 
     blocks: Blocks
     ran: RanPlan
     neighbours: Neighbours
+    trail: tuple[tuple[Blocks, RanPlan], ...]
     history: tuple[str, ...]
 
 
@@ -96,7 +93,7 @@ def refine(
     goal = _Goal(cost, max_loss)
     draws = np.random.default_rng(effort.seed)
     blocks, around = start, Neighbours.none(start, offer)
-    history = [f"{mean_loss(ran):.4g} nats at the start"]
+    trail, history = [(start, ran)], [f"{mean_loss(ran):.4g} nats at the start"]
     tokens_alone, worthwhile, seen = True, None, {start}
     for number in range(1, effort.rounds + 1):
         steps = [step for step in steps_from(blocks, offer) if step.shift or not tokens_alone]
@@ -119,24 +116,19 @@ def refine(
                 break
         if better is not None:
             blocks, ran = better
+            trail.append(better)
             continue
         if not tokens_alone or all(step.shift for step in steps_from(blocks, offer)):
             break
         tokens_alone = False
     if around.blocks != blocks or not around.steps:
         around = around.moved(blocks, [step for step in steps_from(blocks, offer) if step.shift], ran)
-    return Refined(blocks, ran, around, tuple(history))
+    return Refined(blocks, ran, around, tuple(trail), tuple(history))
 
 
 def mean_loss(ran: RanPlan) -> float:
     """Return the mean loss over images, in nats."""
     return float(ran.losses.mean())
-
-
-def mean_and_stderr(ran: RanPlan) -> tuple[float, float]:
-    """Return the mean loss over images and its standard error, in nats; of one image alone the error is its loss."""
-    mean, count = mean_loss(ran), len(ran.losses)
-    return mean, float(ran.losses.std(ddof=1) / count**0.5) if count > 1 else abs(mean)
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def export(
     nested: plan_options.Nested = False,
     device_table: plan_options.Table = None,
     plan_images: Annotated[
-        int, typer.Option(min=0, help="Scored images on which plans are improved by measuring; 0: scores alone.")
+        int, typer.Option(min=0, help="Scored images on which plans are improved; the others decide. 0: scores alone.")
     ] = plan_options.PLAN_IMAGES,
     check_images: plan_options.CheckImages = plan_options.CHECK_IMAGES,
     gate: Annotated[
@@ -140,9 +140,9 @@ def _measured(
     given: options.HostInput, table: ScoreTable, plan_images: int, check_images: int, seed: int, gate: GateName
 ) -> tuple[PlanningImages, PlanningImages | None]:
     """Return what runs plans on some of the scored images, and on further ones, the gate choosing tokens."""
-    planning = plan_options.planning_part(given.scored, plan_images, seed)
+    planning, deciding = plan_options.planning_part(given.scored, plan_images, seed)
     checks = plan_options.draw_checks(given.listing, given.num_used, check_images, seed)
-    return plan_options.running(given.dense, table, planning, checks, gate)
+    return plan_options.running(given.dense, table, planning, deciding, checks, gate)
 
 
 def _class_names(found: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

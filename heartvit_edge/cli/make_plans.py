@@ -153,13 +153,11 @@ def _fits(stored: PruningPlan, request: Request) -> bool:
         options.max_sites,
     )
     refined_on = request.images.ref if request.images else None
+    decided_on = request.images.deciding.ref if request.images and request.images.deciding else None
     checked_on = request.held_out.ref if request.held_out else None
     chosen_by = request.images.chosen_by if request.images else None
-    measured = (stored.refined_on, stored.check and stored.check.images, stored.chosen_by) == (
-        refined_on,
-        checked_on,
-        chosen_by,
-    )
+    images = (stored.refined_on, stored.decided_on, stored.check and stored.check.images)
+    measured = (images, stored.chosen_by) == ((refined_on, decided_on, checked_on), chosen_by)
     return made_of and asked and (measured or stored.is_dense)
 
 

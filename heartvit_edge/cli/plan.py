@@ -28,7 +28,9 @@ def plan(
     plan_images: Annotated[
         int | None,
         typer.Option(
-            min=2, help="Scored images on which plans are improved.", show_default=str(plan_options.PLAN_IMAGES)
+            min=2,
+            help="Scored images on which plans are improved; the others decide.",
+            show_default=str(plan_options.PLAN_IMAGES),
         ),
     ] = None,
     check_images: Annotated[

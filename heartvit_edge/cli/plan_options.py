@@ -22,10 +22,13 @@ if TYPE_CHECKING:
     from heartvit_edge.data.listing import Listing
     from heartvit_edge.gating.gate import GateName
     from heartvit_edge.model.zoo import DenseModel
+    from heartvit_edge.sensitivity.plan_images import PlanImages
     from heartvit_edge.sensitivity.table import ScoreTable
     from heartvit_edge.spec.sensitivity import SensitivityMap
 
 PLAN_IMAGES = 64
+DECIDING_PARTS = 4
+"""Parts in which images decide between plans, so that a plan which is surely worse leaves early."""
 CHECK_IMAGES = 128
 
 
@@ -141,10 +144,10 @@ def load_images(
         wanted = min(plan_images, listing.num_images)
         with progress_bar("reading images", wanted) as advance:
             planning = subset(listing, wanted, seed, warn=say, progress=lambda *_: advance(1))
-        used = len(planning)
+        used, deciding = len(planning), None
     else:
-        planning = planning_part(scored, plan_images, seed)
-    return running(dense, table, planning, draw_checks(listing, used, check_images, seed), gate)
+        planning, deciding = planning_part(scored, plan_images, seed)
+    return running(dense, table, planning, deciding, draw_checks(listing, used, check_images, seed), gate)
 
 
 def _scored_again(listing: Listing, info: SensitivityMap, used: int) -> ImageSet | None:
@@ -161,11 +164,15 @@ def _scored_again(listing: Listing, info: SensitivityMap, used: int) -> ImageSet
     return scored if scored.sha256 == info.images.sha256 else None
 
 
-def planning_part(scored: ImageSet, count: int, seed: int) -> ImageSet:
-    """Return that many of the scored images, or all, to improve plans on."""
+def planning_part(scored: ImageSet, count: int, seed: int) -> tuple[ImageSet, ImageSet | None]:
+    """Return that many of the scored images to improve plans on, and the others, which decide; None for too few.
+
+    A choice by fewer images than plans were improved on would be no better than those plans.
+    """
     from heartvit_edge.data.split import split
 
-    return split(scored, min(count, len(scored)), seed)[0]
+    planning, others = split(scored, min(count, len(scored)), seed)
+    return planning, others if others is not None and len(others) >= len(planning) else None
 
 
 def draw_checks(listing: Listing, used: int, count: int, seed: int) -> ImageSet | None:
@@ -192,7 +199,12 @@ def draw_checks(listing: Listing, used: int, count: int, seed: int) -> ImageSet 
 
 
 def running(
-    dense: DenseModel, table: ScoreTable, planning: ImageSet, checks: ImageSet | None, gate: GateName | None
+    dense: DenseModel,
+    table: ScoreTable,
+    planning: ImageSet,
+    deciding: ImageSet | None,
+    checks: ImageSet | None,
+    gate: GateName | None,
 ) -> tuple[PlanningImages, PlanningImages | None]:
     """Return what runs plans on the images, on a GPU where there is one, with bars on stderr.
 
@@ -200,6 +212,7 @@ def running(
         dense: The model.
         table: Its scores.
         planning: Images to improve plans on.
+        deciding: Images that decide between the plans found; None for none.
         checks: Images to check them on; None for none.
         gate: What chooses tokens; None: the scores.
 
@@ -209,9 +222,10 @@ def running(
     """
     import torch
 
-    from heartvit_edge.allocation.accept import PlanningImages
+    from heartvit_edge.allocation.accept import DecidingImages, PlanningImages
     from heartvit_edge.gating.gate import GATES, check_gate
-    from heartvit_edge.sensitivity.thinned import RESCORERS, load_plan_images, thin
+    from heartvit_edge.sensitivity.plan_images import RESCORERS, load_plan_images
+    from heartvit_edge.sensitivity.thinned import thin
 
     scorer = table.info.settings.scorer
     if gate is not None:
@@ -225,8 +239,15 @@ def running(
     passing_bar = partial(progress_bar, transient=True)
     choose = None if gate is None else GATES[gate]
 
-    def one(images: ImageSet) -> PlanningImages:
-        loaded = load_plan_images(dense, images, table.info.settings, gate=choose, watch=passing_bar)
-        return PlanningImages(images.ref(), lambda blocks: thin(loaded, blocks), gate or "scores")
+    def load(images: ImageSet) -> PlanImages:
+        return load_plan_images(dense, images, table.info.settings, gate=choose, watch=passing_bar)
 
-    return one(planning), one(checks) if checks is not None else None
+    improving, judges = load(planning), None
+    if deciding is not None:
+        judges = DecidingImages(
+            deciding.ref(), tuple(partial(thin, part) for part in load(deciding).parts(DECIDING_PARTS))
+        )
+    chosen_by = gate or "scores"
+    improved_on = PlanningImages(planning.ref(), partial(thin, improving), chosen_by, judges)
+    checked_on = None if checks is None else PlanningImages(checks.ref(), partial(thin, load(checks)), chosen_by)
+    return improved_on, checked_on

@@ -122,8 +122,11 @@ def _predicted(plan: PruningPlan) -> str:
     loss, error = plan.predicted_loss_nats, plan.predicted_loss_stderr_nats
     if loss is None:
         return f"none: scorer {plan.scorer} ranks"
-    images = plan.refined_on
-    origin = "from scores alone" if images is None else f"measured on the {images.num_images:,} images it was made on"
+    origin = "from scores alone"
+    if plan.decided_on is not None:
+        origin = f"measured on the {plan.decided_on.num_images:,} images that chose it among those found on others"
+    elif plan.refined_on is not None:
+        origin = f"measured on the {plan.refined_on.num_images:,} images it was made on"
     return f"{_digits(loss)}{'' if error is None else f' ± {_digits(error)}'}, {origin}"
 
 

@@ -7,8 +7,7 @@ run gave.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,85 +16,20 @@ from numpy.typing import NDArray
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
-from heartvit_edge.data.images import ImageSet
-from heartvit_edge.data.preprocess import preprocess
-from heartvit_edge.model.forward import RemovalGates, classify, continue_forward, embed, forward, keep_tokens, run_block
-from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.model.forward import RemovalGates, classify, continue_forward, embed, keep_tokens, run_block
 from heartvit_edge.sensitivity.draws import RESCORING, image_generator
-from heartvit_edge.sensitivity.fisher import exact_diagonal, monte_carlo_diagonal
+from heartvit_edge.sensitivity.fisher import low_rank_diagonal, monte_carlo_diagonal
 from heartvit_edge.sensitivity.loss import kl_to_dense
+from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.sensitivity.precision import full_precision
 from heartvit_edge.sensitivity.scorers import DEFAULT_PROBES
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.plan import BlockPlan
-from heartvit_edge.spec.sensitivity import ScoreSettings
 
 Blocks = Sequence[BlockPlan]
-Gate = Callable[[Tensor, int], Tensor]
-Watch = Callable[[str, int], AbstractContextManager[Callable[[int], None]]]
 
-RESCORERS = ("removal-gate", "fisher-mc")
-"""Scorers that can be taken again on the tokens left."""
-
-
-def unwatched(_description: str, _total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Return a watch that tells nobody."""
-    return nullcontext(lambda _: None)
-
-
-@dataclass(frozen=True)
-class PlanImages:
-    """Images on which plans are measured.
-
-    Attributes:
-        dense: The dense model, on its device.
-        batches: Normalised images (B, 3, H, W), on the model's device.
-        logits: The dense model's answers (B, C), one tensor a batch.
-        settings: The scorer, its draws and its seed, and the groups of MLP hidden units a block.
-        gate: Orders the patch tokens (B, N - prefix) by the attention weights (B, heads, N, N) of the block before and
-            the number of prefix tokens, as a gate does in the engine; None: the scores do.
-        watch: Opens, for what is done and its number of steps, what is told of steps done.
-    """
-
-    dense: DenseModel
-    batches: tuple[Tensor, ...]
-    logits: tuple[Tensor, ...]
-    settings: ScoreSettings
-    gate: Gate | None = None
-    watch: Watch = unwatched
-
-    @property
-    def num_images(self) -> int:
-        """Images in all batches."""
-        return sum(map(len, self.batches))
-
-    @property
-    def unit_groups(self) -> int:
-        """Groups of MLP hidden units a block; 0: whole MLPs."""
-        return self.settings.unit_groups
-
-
-@torch.no_grad()
-def load_plan_images(
-    dense: DenseModel,
-    images: ImageSet,
-    settings: ScoreSettings,
-    *,
-    gate: Gate | None = None,
-    batch_size: int = 16,
-    watch: Watch = unwatched,
-) -> PlanImages:
-    """Run the dense model on the images and return both; they stay in memory, so take some hundreds at most.
-
-    Raises:
-        ValueError: If no gate is given and the scorer is none of ``RESCORERS``.
-    """
-    if gate is None and settings.scorer not in RESCORERS:
-        raise ValueError(f"scorer {settings.scorer} cannot be taken again on the tokens left")
-    device = next(dense.module.parameters()).device
-    batches = tuple(torch.from_numpy(batch).to(device) for batch in preprocess(images, dense.preprocessing, batch_size))
-    answers = tuple(forward(dense.module, batch) for batch in batches)
-    return PlanImages(dense, batches, answers, settings, gate, watch)
+RESCORING_RANK = 3
+"""Eigenvectors of the Fisher information from which tokens are scored again; docs/scores.md has what that costs."""
 
 
 @dataclass(frozen=True)
@@ -256,7 +190,7 @@ def _scores_from(
         )
         answers = logits.log_softmax(dim=1)
         if images.settings.scorer == "removal-gate":
-            scores = exact_diagonal(answers, gates)
+            scores = low_rank_diagonal(answers, gates, RESCORING_RANK)
         else:
             scores, _ = monte_carlo_diagonal(answers, gates, images.settings.num_probes or DEFAULT_PROBES, draws)
     return scores.unflatten(1, (len(sites), left))

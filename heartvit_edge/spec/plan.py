@@ -90,7 +90,8 @@ class PruningPlan(Artefact):
         max_sites: Most sites at which tokens were allowed to go; None for any.
         predicted_loss_stderr_nats: Standard error of the predicted loss over images; None where it is not known.
         refined_on: The images on which the plan was improved by measuring; None where it stems from scores alone. The
-            predicted loss is then the loss measured on these.
+            predicted loss is then the loss measured on these, or on those that decided.
+        decided_on: The images, others, that decided between the plans found; None where none did.
         chosen_by: What chose the tokens while it was measured: ``scores``, taken again at each site, or the name of a
             gate; None where it was not.
         check: The loss measured on other images; None where none were at hand.
@@ -126,6 +127,7 @@ class PruningPlan(Artefact):
     max_sites: PositiveInt | None = None
     predicted_loss_stderr_nats: NonNegativeFloat | None = None
     refined_on: ImageSetRef | None = None
+    decided_on: ImageSetRef | None = None
     chosen_by: str | None = None
     check: PlanCheck | None = None
     latency_ms: PositiveFloat | None = None

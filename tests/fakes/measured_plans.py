@@ -9,7 +9,7 @@ import numpy as np
 from fakes.small_plans import SHAPE
 from numpy.typing import NDArray
 
-from heartvit_edge.allocation.accept import PlanningImages
+from heartvit_edge.allocation.accept import DecidingImages, PlanningImages
 from heartvit_edge.allocation.problem import Problem, Resource
 from heartvit_edge.spec.model import ImageSetRef, ModelShape
 from heartvit_edge.spec.plan import BlockPlan
@@ -100,8 +100,13 @@ class World:
             resources=resources,
         )
 
-    def images(self, name: str, *, counted: list[Sequence[BlockPlan]] | None = None) -> PlanningImages:
-        """Return the world's images as plans run on them; each plan that runs is added to ``counted``."""
+    def images(
+        self, name: str, *, counted: list[Sequence[BlockPlan]] | None = None, deciding: World | None = None
+    ) -> PlanningImages:
+        """Return the world's images as plans run on them; each plan that runs is added to ``counted``.
+
+        Images of a world ``deciding`` decide between plans, in one part.
+        """
 
         def run(blocks: Sequence[BlockPlan]) -> Answers:
             if counted is not None:
@@ -109,7 +114,10 @@ class World:
             return Answers(self, tuple(blocks))
 
         ref = ImageSetRef(name=name, num_images=len(self.tokens), sha256="7" * 64, labelled=False)
-        return PlanningImages(ref, run)
+        if deciding is None:
+            return PlanningImages(ref, run)
+        others = deciding.images("deciding", counted=counted)
+        return PlanningImages(ref, run, deciding=DecidingImages(others.ref, (others.run,)))
 
 
 def _by_count(worth: NDArray[np.float64], columns: int) -> NDArray[np.float64]:

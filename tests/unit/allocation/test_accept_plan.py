@@ -28,12 +28,14 @@ def _table(seed=0, **changes):
     return drawn_table(seed + 100, sites=SITES, **{"head_scale": 0.1} | changes)
 
 
-def _accept(text, world, held_out=None, *, scores=None, told=None, effort=BRIEF, counted=None, **options):
+def _accept(
+    text, world, held_out=None, *, scores=None, told=None, effort=BRIEF, counted=None, deciding=None, **options
+):
     return accept_plan(
         scores or _table(),
         parse_joint(text),
         PlanOptions(**options),
-        world.images("planning", counted=counted),
+        world.images("planning", counted=counted, deciding=deciding),
         held_out and held_out.images("held out"),
         effort=effort,
         tell=(told if told is not None else []).append,
@@ -297,3 +299,47 @@ def test_a_budget_that_binds_and_its_price_come_from_the_plans_around():
     plan = _accept("macs=0.6", world, effort=Effort(rounds=20, proposals=2))
     assert plan.binding == ("macs",)
     assert 0 < plan.nats_per_percent < plan.predicted_loss_nats / 5  # over five percent not all of it is saved
+
+
+def test_other_images_decide_between_the_plans_of_the_way_and_say_what_the_chosen_one_loses():
+    world, others = _pair(0)
+    told = []
+    plan = _accept("macs=0.6", world, deciding=others, told=told)
+    losses = others.losses(plan.blocks)
+    assert plan.predicted_loss_nats == pytest.approx(losses.mean())
+    assert plan.predicted_loss_stderr_nats == pytest.approx(losses.std(ddof=1) / 40**0.5)
+    assert (plan.refined_on.name, plan.decided_on.name) == ("planning", "deciding")
+    assert f"40 other images decide for {losses.mean():.4g} nats" in told
+
+
+def test_a_plan_that_was_lucky_on_the_images_it_was_made_on_is_not_taken():
+    world = World.draw(0, images_seed=1, num_images=6, spread=1.5)
+    others = World.draw(0, images_seed=2, num_images=400, spread=0.3)
+    lucky = _accept("macs=0.6", world, effort=Effort(rounds=8, proposals=2))
+    decided = _accept("macs=0.6", world, deciding=others, effort=Effort(rounds=8, proposals=2))
+    assert world.losses(lucky.blocks).mean() < world.losses(decided.blocks).mean()
+    assert others.losses(decided.blocks).mean() < others.losses(lucky.blocks).mean()
+
+
+def test_a_plan_with_heads_loses_no_more_where_other_images_decide_than_one_of_tokens_alone():
+    for seed in range(4):
+        world, others = _pair(seed, bend=0.3)
+        tokens = _accept("macs=0.6", world, deciding=others, scores=_table(seed), prune_heads=False)
+        joint = _accept("macs=0.6", world, deciding=others, scores=_table(seed), effort=Effort(rounds=6, proposals=2))
+        assert joint.predicted_loss_nats <= tokens.predicted_loss_nats + 1e-12
+
+
+def test_the_price_of_a_percent_is_that_of_the_plan_that_was_decided_for():
+    world, others = _pair(1)
+    plan = _accept("macs=0.6", world, deciding=others)
+    assert plan.nats_per_percent > 0
+    assert plan.binding == ("macs",)
+
+
+@pytest.mark.parametrize("limit", [0.05, 0.3, 1.0])
+def test_a_loss_budget_holds_on_the_images_that_decide(limit):
+    world, others = _pair(0, scale=1.5)
+    plan = _accept(f"loss-nats={limit}", world, deciding=others)
+    losses = others.losses(plan.blocks)
+    assert losses.mean() + losses.std(ddof=1) / 40**0.5 <= limit
+    assert world.losses(plan.blocks).mean() < limit

@@ -12,7 +12,7 @@ from heartvit_edge.allocation.cost import dense_macs, plan_macs
 from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.allocation.neighbours import steps_from
 from heartvit_edge.allocation.plan import PlanOptions, dense_blocks, make_plan, starting_losses
-from heartvit_edge.allocation.refine import Effort, mean_and_stderr, mean_loss, refine
+from heartvit_edge.allocation.refine import Effort, mean_loss, refine
 from heartvit_edge.spec.budget import parse_joint
 from heartvit_edge.spec.plan import BlockPlan
 
@@ -198,18 +198,3 @@ def test_the_best_plan_of_all_is_kept(seed):
     )
     assert search.world.losses(start).mean() == pytest.approx(loss_of(problem, best))
     assert search.run(start).blocks == start
-
-
-def test_the_standard_error_is_that_of_a_mean_over_images():
-    world = World.draw(0)
-    losses = world.losses(SMALLEST)
-    mean, stderr = mean_and_stderr(Answers(world, SMALLEST))
-    assert mean == pytest.approx(losses.mean())
-    assert stderr == pytest.approx(np.sqrt(((losses - mean) ** 2).sum() / (len(losses) - 1) / len(losses)))
-
-
-@pytest.mark.parametrize("floor", [0.0, -5.0])
-def test_of_one_image_the_error_is_as_large_as_its_loss(floor):
-    world = World.draw(0, num_images=1, floor=floor)
-    mean, stderr = mean_and_stderr(Answers(world, SMALLEST))
-    assert stderr == abs(mean)

@@ -139,7 +139,7 @@ def test_budgets_that_hold_together_name_one_entry_and_its_graph(export, tmp_pat
 def test_a_loss_budget_is_kept_on_images_that_nothing_was_made_on(export, tmp_path):
     result = export(tmp_path / "pack", "--budget", "loss-nats=0.1")
     assert result.exit_code == 0, result.stderr
-    assert "nats on held-out images, standard error included, is over 0.1: tightened" in result.stderr
+    assert "nats on images that it was not made on, standard error included, is over 0.1: tightened" in result.stderr
     entry = BudgetPack.open(tmp_path / "pack").entries[1]
     assert entry.name == "loss-nats-0.1"
     assert entry.plan.check.loss_nats + entry.plan.check.loss_stderr_nats <= 0.1

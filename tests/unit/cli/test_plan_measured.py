@@ -13,9 +13,10 @@ from heartvit_edge.data.images import list_images, subset
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.data.split import split
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.sensitivity import thinned
+from heartvit_edge.sensitivity import plan_images, thinned
 from heartvit_edge.sensitivity.loss import kl_to_dense
-from heartvit_edge.sensitivity.thinned import load_plan_images, thin
+from heartvit_edge.sensitivity.plan_images import load_plan_images
+from heartvit_edge.sensitivity.thinned import thin
 from heartvit_edge.spec.plan import PruningPlan
 
 COUNTS = ["--plan-images", 4, "--check-images", 6]
@@ -43,13 +44,13 @@ def plan(run_cli, scored, tmp_path):
 @pytest.fixture
 def loaded(monkeypatch):
     """Collect the pixels of each set of images that plans run on."""
-    load, found = thinned.load_plan_images, []
+    load, found = plan_images.load_plan_images, []
 
     def recording(dense, images, *args, **kwargs):
         found.append([image.tobytes() for image in images])
         return load(dense, images, *args, **kwargs)
 
-    monkeypatch.setattr(thinned, "load_plan_images", recording)
+    monkeypatch.setattr(plan_images, "load_plan_images", recording)
     return found
 
 
@@ -93,6 +94,27 @@ def test_images_to_check_on_were_neither_scored_nor_planned_on(plan, scored, loa
     assert (len(planned), len(checked)) == (4, 6)
     assert planned < scored_images
     assert not checked & scored_images
+
+
+def test_scored_images_that_plans_were_not_improved_on_decide_between_them(plan, scored, loaded, tmp_path):
+    counts = ["--plan-images", 2, "--check-images", 6]
+    result = plan("--budget", "0.7", counts=counts)
+    assert result.exit_code == 0, result.stderr
+    planned, decided, _ = map(set, loaded)
+    assert (len(planned), len(decided)) == (2, 3)
+    assert planned | decided == {image.tobytes() for image in drawn(scored, NUM_SCORED, 0)}
+    stored = PruningPlan.read(tmp_path / "plans" / "macs-0.7.json")
+    others = split(drawn(scored, NUM_SCORED, 0), 2, 0)[1]
+    assert stored.decided_on == others.ref()
+    ran = thin(load_plan_images(scored.dense, others, scored.table.info.settings), stored.blocks)
+    assert stored.predicted_loss_nats == pytest.approx(ran.losses.mean(), rel=1e-4)
+    assert "3 other images decide for " in result.stderr
+    assert "fits and is used again" in plan("--budget", "0.7", counts=counts).stderr
+
+
+def test_fewer_images_than_plans_were_improved_on_decide_nothing(plan, tmp_path):
+    assert plan("--budget", "0.7", counts=["--plan-images", 3, "--check-images", 6]).exit_code == 0
+    assert PruningPlan.read(tmp_path / "plans" / "macs-0.7.json").decided_on is None
 
 
 def test_images_of_another_set_are_planned_and_checked_on_apart(run_cli, scored, loaded, tmp_path):

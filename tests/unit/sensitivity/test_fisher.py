@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from fakes.tiny_vit import images
 from torch.nn import functional
 
 from heartvit_edge.model.forward import forward
-from heartvit_edge.sensitivity.fisher import exact_diagonal, monte_carlo_diagonal
+from heartvit_edge.sensitivity.fisher import exact_diagonal, low_rank_diagonal, monte_carlo_diagonal
 from heartvit_edge.sensitivity.gates import GateLayout
 
 VARIANTS = ["plain", "distilled", "average pooling", "SwiGLU, layer scale, registers", "query and key norm"]
@@ -39,6 +40,38 @@ def test_the_exact_diagonal_is_half_that_of_the_dense_hessian_of_the_kl(variant)
         assert torch.linalg.eigvalsh(hessian).min() > -1e-12
     assert found.min() >= 0
     assert (found > 1e-9).double().mean() > 0.95
+
+
+@pytest.mark.parametrize("rank", [9, 20])
+def test_all_eigenvectors_but_one_give_the_exact_diagonal(rank):
+    batch = images(2, dtype=DOUBLE)
+    _, _, gates, log_probs = gated("plain", batch)
+    assert log_probs.shape[1] <= 10
+    exact = exact_diagonal(log_probs, gates)
+    _, _, gates, log_probs = gated("plain", batch)
+    torch.testing.assert_close(low_rank_diagonal(log_probs, gates, rank), exact, rtol=1e-9, atol=1e-15)
+
+
+def test_fewer_eigenvectors_give_less_and_each_further_one_adds():
+    batch = images(2, dtype=DOUBLE)
+    found = []
+    for rank in (1, 2, 3):
+        _, _, gates, log_probs = gated("plain", batch)
+        found.append(low_rank_diagonal(log_probs, gates, rank))
+    _, _, gates, log_probs = gated("plain", batch)
+    found.append(exact_diagonal(log_probs, gates))
+    for fewer, more in pairwise(found):
+        assert (more - fewer).min() > -1e-15
+        assert fewer.sum() < more.sum()
+
+
+def test_one_eigenvector_of_two_classes_is_the_whole():
+    gates = torch.ones(1, 3, dtype=DOUBLE, requires_grad=True)
+    logits = torch.stack([(gates * torch.tensor([1.0, -2.0, 0.5], dtype=DOUBLE)).sum(1), torch.zeros(1)], dim=1)
+    log_probs = functional.log_softmax(logits.double(), dim=1)
+    share = log_probs.detach().exp()[0, 0]
+    expected = share * (1 - share) * torch.tensor([[1.0, 4.0, 0.25]], dtype=DOUBLE) / 2
+    torch.testing.assert_close(low_rank_diagonal(log_probs, gates, 1), expected)
 
 
 def test_the_kl_has_no_slope_at_gates_of_one():

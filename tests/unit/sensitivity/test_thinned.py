@@ -15,7 +15,8 @@ from heartvit_edge.gating.gated import GatedViT, kept_units
 from heartvit_edge.model.forward import RemovalGates, embed, forward
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.sensitivity import thinned
-from heartvit_edge.sensitivity.thinned import PlanImages, load_plan_images, thin
+from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
+from heartvit_edge.sensitivity.thinned import thin
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 from heartvit_edge.spec.sensitivity import ScoreSettings
@@ -145,15 +146,21 @@ def losses_by_hand(found, blocks):
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Collect what the exact estimator returns each time that it is asked."""
-    exact, found = thinned.exact_diagonal, []
+    """Collect what the estimator returns each time that it is asked."""
+    estimate, found = thinned.low_rank_diagonal, []
 
     def recording(*args):
-        found.append(exact(*args))
+        found.append(estimate(*args))
         return found[-1]
 
-    monkeypatch.setattr(thinned, "exact_diagonal", recording)
+    monkeypatch.setattr(thinned, "low_rank_diagonal", recording)
     return found
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch):
+    """Score by all eigenvectors, so that scores are the Fisher diagonal itself."""
+    monkeypatch.setattr(thinned, "RESCORING_RANK", 100)
 
 
 @pytest.mark.parametrize("variant", ["plain", "registers", "average pooling"])
@@ -359,3 +366,12 @@ def test_whoever_watches_is_told_of_every_image():
     given = load_plan_images(tiny_dense(), image_set(5), SETTINGS, batch_size=2, watch=watch)
     thin(given, PLAN).measure([PLAN, VARIANTS["no site"]])
     assert told == [["running a plan", 5, 2, 2, 1], ["measuring 2 plans near it", 5, 2, 2, 1]]
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [7]), (2, [4, 3]), (4, [2, 2, 2, 1]), (9, [2, 2, 2, 1])])
+def test_parts_hold_every_image_once_and_few_batches_make_few_parts(count, sizes):
+    given = load_plan_images(tiny_dense(), image_set(7), SETTINGS, batch_size=2)
+    parts = given.parts(count)
+    assert [part.num_images for part in parts] == sizes
+    assert torch.equal(torch.cat([batch for part in parts for batch in part.batches]), torch.cat(given.batches))
+    assert torch.equal(torch.cat([found for part in parts for found in part.logits]), torch.cat(given.logits))
