@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,11 @@ from numpy.typing import NDArray
 
 from benchmarks import dinov2
 from benchmarks.claims import Claim, arguments, finish
+from benchmarks.plan_solver import SHARES, solve_vit_b
 from heartvit_edge.allocation.accept import DecidingImages, PlanningImages, accept_plan
-from heartvit_edge.allocation.best import make_problem
-from heartvit_edge.allocation.limits import CostModel
-from heartvit_edge.allocation.losses import Losses
 from heartvit_edge.allocation.neighbours import Blocks, RanPlan
 from heartvit_edge.allocation.plan import PlanOptions, dense_blocks, make_plan
 from heartvit_edge.allocation.refine import Effort
-from heartvit_edge.allocation.solve import solve
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
 from heartvit_edge.model.zoo import DenseModel
@@ -34,26 +32,11 @@ from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
 from heartvit_edge.sensitivity.score import make_settings, score
 from heartvit_edge.sensitivity.table import ScoreTable
 from heartvit_edge.sensitivity.thinned import thin
-from heartvit_edge.spec.budget import Budget, parse_joint
-from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.budget import parse_joint
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
-SHARES = (0.8, 0.65, 0.5)
 LOSSES = (0.02, 0.1, 0.3)
 PARTS = 4
-VIT_B = ModelShape(
-    img_size=224,
-    patch_size=16,
-    embed_dim=768,
-    depth=12,
-    num_heads=12,
-    head_dim=64,
-    mlp_in_dim=3072,
-    mlp_hidden_dim=3072,
-    num_classes=1000,
-    num_prefix_tokens=1,
-    pool="token",
-)
 
 
 def main() -> None:
@@ -67,6 +50,7 @@ def main() -> None:
     parser.add_argument("--checked", type=int, default=256, help="training images that plans are checked on")
     parser.add_argument("--evaluated", type=int, default=640, help="evaluation images")
     parser.add_argument("--rounds", type=int, default=Effort().rounds, help="most rounds of neighbours")
+    parser.add_argument("--only", nargs="+", default=[], help="budgets whose plans are made and measured, and no more")
     args = parser.parse_args()
     dense = dinov2.load_model(args.shared, args.img_size)
     scored, others = split(
@@ -83,12 +67,16 @@ def main() -> None:
     assert deciding is not None
     maker = _Maker(dense, table, planning, deciding, checked, folder, Effort(rounds=args.rounds))
     evaluated = _Evaluation(dense, dinov2.draw(args.shared, "eval", args.evaluated, 3), table, folder)
+    found = _run(maker, evaluated, args.only)
+    if args.only:
+        return
     noise = float(evaluated.run(dense_blocks(dense.shape)).losses.mean())
     print(f"the dense model itself in the precision of the plans: {noise:.2g} nats", flush=True)
-    claims, details = _compare(maker, evaluated)
     seconds = solve_vit_b()
+    claims = _claims(found)
     claims.append(Claim("solving ViT-B, 3 of 11 sites, 24 K, 12 x 12 heads: seconds", max(seconds), at_most=5))
-    finish(claims, details | {"solve_s": seconds, "dense_nats_in_plan_precision": noise}, args)
+    rows = [_row(*key, one) for key, one in found.items()]
+    finish(claims, {"plans": rows, "solve_s": seconds, "dense_nats_in_plan_precision": noise}, args)
 
 
 def _tell(message: str) -> None:
@@ -182,67 +170,88 @@ class _Evaluation:
             return stored["losses"], int(stored["num_agreeing"])
 
 
-def _compare(maker: _Maker, evaluated: _Evaluation) -> tuple[list[Claim], dict[str, Any]]:
+SYMMETRIC = PlanOptions(symmetric=True, prune_heads=False)
+WANTED = {
+    (name, f"macs={share:g}"): options
+    for share in SHARES
+    for name, options in (
+        ("symmetric", SYMMETRIC),
+        ("tokens", PlanOptions(prune_heads=False)),
+        ("joint", PlanOptions()),
+    )
+} | {("joint", f"loss-nats={nats:g}"): PlanOptions() for nats in LOSSES}
+
+
+def _run(maker: _Maker, evaluated: _Evaluation, only: Sequence[str]) -> dict[tuple[str, str], _Measured]:
+    """Make and measure the plans wanted, or those of some budgets, in this order."""
+    found = {}
+    for budget in only or dict.fromkeys(budget for _, budget in WANTED):
+        for (name, wanted), options in WANTED.items():
+            if wanted == budget:
+                plan = maker.make(name, budget, options, measured=name != "symmetric")
+                found[name, budget] = _Measured(plan, *evaluated.losses(plan))
+                _print(name, budget, found[name, budget])
+    return found
+
+
+def _claims(found: dict[tuple[str, str], _Measured]) -> list[Claim]:
     claims: list[Claim] = []
-    rows: list[dict[str, Any]] = []
-    lower, joint_gain, factors = [], [], []
+    lower, joint_gain = [], []
     for share in SHARES:
-        budget = f"macs={share:g}"
-        plans = {
-            "symmetric": maker.make(
-                "symmetric", budget, PlanOptions(symmetric=True, prune_heads=False), measured=False
-            ),
-            "tokens": maker.make("tokens", budget, PlanOptions(prune_heads=False)),
-            "joint": maker.make("joint", budget, PlanOptions()),
-        }
-        losses = {}
-        for name, plan in plans.items():
-            losses[name], agreeing = evaluated.losses(plan)
-            rows.append(_row(name, budget, plan, losses[name], agreeing))
-        change = ratio(losses["joint"], losses["symmetric"])
+        joint, symmetric, tokens = (found[name, f"macs={share:g}"].losses for name in ("joint", "symmetric", "tokens"))
+        change, against = ratio(joint, symmetric), ratio(joint, tokens)
         lower.append(change[0])
-        claims.append(Claim(f"MACs {share:g}: KL, joint over symmetric", *change, at_most=1))
-        against = ratio(losses["joint"], losses["tokens"])
         joint_gain.append(against[0])
+        claims.append(Claim(f"MACs {share:g}: KL, joint over symmetric", *change, at_most=1))
         claims.append(Claim(f"MACs {share:g}: KL, joint over tokens alone", *against, at_most=1))
-        factors.append(_factor(plans["joint"], losses["joint"]))
     claims.append(Claim("budgets with KL at least 20 % below symmetric", sum(one <= 0.8 for one in lower), at_least=2))
     claims.append(Claim("budgets where joint beats tokens alone", sum(one < 1 for one in joint_gain), at_least=1))
     for nats in LOSSES:
-        budget = f"loss-nats={nats:g}"
-        plan = maker.make("joint", budget, PlanOptions())
-        losses_, agreeing = evaluated.losses(plan)
-        rows.append(_row("joint", budget, plan, losses_, agreeing))
-        claims.append(Claim(f"loss budget {nats:g}: measured nats", *mean_interval(losses_), at_most=nats))
-        factors.append(_factor(plan, losses_))
-    claims.append(Claim("largest factor between predicted and measured KL", max(factors), at_most=2))
-    return claims, {"plans": rows}
+        losses = found["joint", f"loss-nats={nats:g}"].losses
+        claims.append(Claim(f"loss budget {nats:g}: measured nats", *mean_interval(losses), at_most=nats))
+    factors = [one.factor for (name, _), one in found.items() if name == "joint"]
+    return [*claims, Claim("largest factor between predicted and measured KL", max(factors), at_most=2)]
 
 
-def _factor(plan: PruningPlan, losses: NDArray[np.float64]) -> float:
-    predicted = plan.predicted_loss_nats or 0.0
-    return float(max(predicted / losses.mean(), losses.mean() / predicted))
+@dataclass(frozen=True)
+class _Measured:
+    """A plan with its loss on each evaluation image, in nats, and how many first classes are the dense model's."""
+
+    plan: PruningPlan
+    losses: NDArray[np.float64]
+    agreeing: int
+
+    @property
+    def factor(self) -> float:
+        """Between predicted and measured loss, at least 1."""
+        predicted, measured = self.plan.predicted_loss_nats or 0.0, float(self.losses.mean())
+        return max(predicted / measured, measured / predicted)
 
 
-def _row(name: str, budget: str, plan: PruningPlan, losses: NDArray[np.float64], agreeing: int) -> dict[str, Any]:
-    mean, low, high = mean_interval(losses)
+def _print(name: str, budget: str, found: _Measured) -> None:
+    plan = found.plan
+    mean, low, high = mean_interval(found.losses)
     print(
         f"{name:9} {budget:14} MACs {plan.macs_fraction:.3f}  KL {mean:.4f} [{low:.4f}, {high:.4f}]  "
-        f"agreement {agreeing / len(losses):.3f}  predicted {plan.predicted_loss_nats:.4f}  "
+        f"agreement {found.agreeing / len(found.losses):.3f}  predicted {plan.predicted_loss_nats:.4f}  "
         f"{plan.sites}  heads {sum(len(block.kept_heads) for block in plan.blocks)}",
         flush=True,
     )
+
+
+def _row(name: str, budget: str, found: _Measured) -> dict[str, Any]:
+    plan = found.plan
     return {
         "plan": name,
         "budget": budget,
         "macs": plan.macs_fraction,
-        "kl_nats": [mean, low, high],
-        "agreement": agreeing / len(losses),
+        "kl_nats": list(mean_interval(found.losses)),
+        "agreement": found.agreeing / len(found.losses),
         "predicted_nats": plan.predicted_loss_nats,
         "predicted_stderr_nats": plan.predicted_loss_stderr_nats,
         "sites": plan.sites,
         "kept_heads": [list(block.kept_heads) for block in plan.blocks],
-        "num_images": len(losses),
+        "num_images": len(found.losses),
     }
 
 
@@ -261,30 +270,6 @@ def ratio(first: NDArray[np.float64], second: NDArray[np.float64]) -> tuple[floa
 
 def _draws(count: int) -> NDArray[np.int64]:
     return np.random.default_rng(0).integers(0, count, (2000, count))
-
-
-def solve_vit_b() -> list[float]:
-    """Return the seconds that planning ViT-B takes where 3 of 11 sites are chosen too, for losses of several shapes."""
-    candidates = (*VIT_B.token_counts()[:23], VIT_B.num_tokens)
-    cost = CostModel(VIT_B)
-    seconds = []
-    for seed in range(4):
-        random = np.random.default_rng(seed)
-        depth, sites = VIT_B.depth, tuple(range(1, VIT_B.depth))
-        gone = 1 - np.array(candidates) / VIT_B.num_tokens
-        curves = np.sort(random.lognormal(0, 1, depth))[::-1, None] * gone ** random.uniform(2, 4, (depth, 1))
-        curves[-1] = 0
-        heads = np.cumsum(np.sort(random.lognormal(-4, 1.5, (depth, VIT_B.num_heads)), axis=1), axis=1)
-        heads -= heads[:, :1]
-        sets = tuple(tuple(tuple(range(number)) for number in range(VIT_B.num_heads)) for _ in range(depth))
-        losses = Losses(
-            VIT_B, sites, candidates, curves[:-1] - curves[1:], heads, sets, np.zeros((depth, 1)), (((),),) * depth
-        )
-        for share in SHARES:
-            start = time.monotonic()
-            solve(make_problem(losses, cost, [Budget(limit=share)], 3))
-            seconds.append(time.monotonic() - start)
-    return seconds
 
 
 if __name__ == "__main__":
