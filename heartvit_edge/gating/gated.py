@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
@@ -10,6 +12,9 @@ from heartvit_edge.gating.gate import AttentionGate, GateName
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
+
+BlockRunner = Callable[..., tuple[Tensor, Tensor]]
+"""Runs a block as ``model.forward.run_block`` does, with its arguments and results."""
 
 
 class GatedViT(nn.Module):
@@ -54,6 +59,16 @@ class GatedViT(nn.Module):
         Args:
             images: Normalised, shape (B, 3, H, W).
         """
+        tokens, kept_at_sites = self.run_blocks(images)
+        return (classify(self.backbone, tokens), *kept_at_sites)
+
+    def run_blocks(self, images: Tensor, run: BlockRunner = run_block) -> tuple[Tensor, list[Tensor]]:
+        """Return the last block's tokens (B, N, C), and for each site the kept patches as ``forward`` does.
+
+        Args:
+            images: Normalised, shape (B, 3, H, W).
+            run: What runs a block; training gives one that keeps no activations.
+        """
         prefix = self.backbone.num_prefix_tokens
         tokens = embed(self.backbone, images)
         weights: Tensor | None = None
@@ -68,8 +83,8 @@ class GatedViT(nn.Module):
                 tokens = keep_tokens(tokens, kept, prefix)
                 patches = kept if patches is None else patches.gather(1, kept)
                 kept_at_sites.append(patches.to(torch.int32))
-            tokens, weights = run_block(block, tokens)
-        return (classify(self.backbone, tokens), *kept_at_sites)
+            tokens, weights = run(block, tokens)
+        return tokens, kept_at_sites
 
 
 def kept_units(block: BlockPlan, plan: PruningPlan) -> list[int]:
