@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from heartvit_edge import __version__
-from heartvit_edge.cli import bench, build_engine, doctor, evaluate, export, plan, quickstart, report, score
+from heartvit_edge.cli import bench, build_engine, doctor, evaluate, export, finetune, plan, quickstart, report, score
 from heartvit_edge.errors import HeartViTError
 
 app = typer.Typer(
@@ -42,6 +42,7 @@ app.command("build-engine")(build_engine.build_engine)
 app.command("doctor")(doctor.doctor)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
+app.command("finetune")(finetune.finetune)
 app.command("plan")(plan.plan)
 app.command("quickstart")(quickstart.quickstart)
 app.command("score")(score.score)

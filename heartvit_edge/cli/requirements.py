@@ -17,6 +17,8 @@ from heartvit_edge.power.jtop import why_unusable
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "scipy")
 INSTALL_HOST = "pip install 'heartvit-edge[host]'"
+FINETUNE_PACKAGES = ("accelerate", "tensorboard")
+INSTALL_FINETUNE = "pip install 'heartvit-edge[finetune]'"
 
 Lacks = Callable[[], MachineError | None]
 
@@ -32,6 +34,7 @@ def commands(root: Path = Path("/")) -> dict[str, Lacks]:
         "score": lacks_host,
         "plan": lacks_solver,
         "export": lacks_export,
+        "finetune": lacks_finetune,
         "build-engine --backend onnxruntime": lambda: lacks_module_name(root) or lacks_onnxruntime(),
         "build-engine --backend tensorrt": lambda: lacks_module_name(root) or lacks_tensorrt(),
         "bench": lambda: lacks_module_name(root) or lacks_engine_runtime(),
@@ -83,6 +86,14 @@ def lacks_host() -> MachineError | None:
             hint="pip install --force-reinstall torch torchvision",
         )
     return None
+
+
+def lacks_finetune() -> MachineError | None:
+    """Return why models cannot be fine-tuned; None if they can."""
+    missing = [name for name in FINETUNE_PACKAGES if not importable(name)]
+    if missing:
+        return MachineError(f"not installed: {', '.join(missing)}", hint=INSTALL_FINETUNE)
+    return lacks_host()
 
 
 def lacks_solver() -> MachineError | None:
