@@ -22,11 +22,11 @@ class Logs:
     @classmethod
     @contextmanager
     def open(cls, folder: Path, step: int, *, enabled: bool) -> Iterator[Logs]:
-        """Give logs in ``folder`` from ``step`` on; what an earlier run logged past it is hidden."""
+        """Give logs in ``folder`` after ``step``; what an earlier run logged past it is hidden."""
         if not enabled:
             yield cls(None)
             return
-        with SummaryWriter(str(folder), purge_step=step or None) as writer:
+        with SummaryWriter(str(folder), purge_step=step + 1) as writer:
             yield cls(writer)
 
     def terms(self, step: int, terms: Mapping[str, Tensor], learning_rate: float) -> None:
