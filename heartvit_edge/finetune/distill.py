@@ -12,7 +12,6 @@ from torch.utils.checkpoint import checkpoint
 from heartvit_edge.gating.gated import BlockRunner, GatedViT
 from heartvit_edge.gating.relaxed import has_weights, relaxed_logits
 from heartvit_edge.model.forward import run_block
-from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.spec.finetune import FinetuneRecipe
 
 
@@ -96,9 +95,9 @@ def weighted_terms(
     learnt = answer.relaxed if answer.logits is None else answer.logits
     assert learnt is not None  # what gates alone are trained by has weights in its gate
     if answer.logits is not None:
-        terms["kl"] = _softened_kl(dense.logits, answer.logits, recipe.temperature)
+        terms["kl"] = softened_kl(dense.logits, answer.logits, recipe.temperature)
     if answer.relaxed is not None:
-        terms["gate_kl"] = recipe.gate_weight * _softened_kl(dense.logits, answer.relaxed, recipe.temperature)
+        terms["gate_kl"] = recipe.gate_weight * softened_kl(dense.logits, answer.relaxed, recipe.temperature)
     if recipe.label_weight:
         terms["label"] = recipe.label_weight * functional.cross_entropy(learnt, labels)
     if recipe.token_weight and answer.tokens is not None:
@@ -116,10 +115,22 @@ def relative_error(found: Tensor, expected: Tensor) -> Tensor:
     return (found - expected).square().mean() / expected.square().mean()
 
 
-def _softened_kl(dense: Tensor, found: Tensor, temperature: float) -> Tensor:
+def softened_kl(dense: Tensor, found: Tensor, temperature: float) -> Tensor:
     """Return T^2 times the mean KL(dense || found) of logits over T, in nats.
+
+    Written with log-sum-exp, by which the gradient is the difference of two softmaxes that are computed alike: it is
+    exactly zero where the logits are the same. An optimiser that divides by the gradient's size would make steps of
+    what rounding leaves, and carry a control away that has nothing to learn.
+
+    Args:
+        dense: Shape (B, C), without gradients.
+        found: Shape (B, C).
+        temperature: T, above 0.
 
     Source:
         Hinton et al. (2015), "Distilling the Knowledge in a Neural Network", section 2.
     """
-    return temperature**2 * kl_to_dense(dense / temperature, found / temperature).mean()
+    dense, found = dense.float() / temperature, found.float() / temperature
+    total = dense.logsumexp(dim=1, keepdim=True)
+    expected = ((dense - total).exp() * (dense - found)).sum(dim=1)
+    return temperature**2 * (expected - total.squeeze(1) + found.logsumexp(dim=1)).mean()

@@ -17,6 +17,14 @@ from heartvit_edge.spec.finetune import FINETUNE, FineTuned, FinetuneRecipe, Fin
 
 STATES, LOGS = "state", "logs"
 
+_OTHER = {
+    "source": "another model",
+    "shape": "a model of another shape",
+    "preprocessing": "other preprocessing",
+    "images": "other training images",
+    "held_out": "other held-out images",
+}
+
 
 def open_run(out: Path, wanted: Mapping[str, Spec], subjects: Sequence[Subject], *, force: bool) -> FinetuneRun | None:
     """Return the run at ``out``, which may go on; None where there is none yet, or none any more.
@@ -43,7 +51,7 @@ def open_run(out: Path, wanted: Mapping[str, Spec], subjects: Sequence[Subject],
     for field, value in wanted.items():
         found = getattr(run, field)
         if found != value:
-            differs = _first_difference(found, value) if field == "recipe" else f"another {field.replace('_', '-')}"
+            differs = _differences(found, value) if field == "recipe" else _OTHER[field]
             raise InputError(f"{out} holds a fine-tune with {differs}", hint=hint)
     for subject in subjects:
         entry = run.find(subject.name)
@@ -56,7 +64,7 @@ def open_run(out: Path, wanted: Mapping[str, Spec], subjects: Sequence[Subject],
     return run
 
 
-def _first_difference(found: FinetuneRecipe, wanted: object) -> str:
+def _differences(found: FinetuneRecipe, wanted: object) -> str:
     names = [name for name in FinetuneRecipe.model_fields if getattr(found, name) != getattr(wanted, name)]
     return ", ".join(f"{name} {getattr(found, name)} where {getattr(wanted, name)} is asked for" for name in names)
 

@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 
 # Import names of every package that is not a dependency of the base installation.
-EXTRAS = "cuda jtop onnx onnxruntime pycuda pynvml safetensors scipy sklearn tensorrt timm torch torchvision".split()
+EXTRAS = (
+    "accelerate cuda jtop onnx onnxruntime pycuda pynvml safetensors scipy sklearn tensorboard tensorrt timm torch "
+    "torchvision"
+).split()
 DEVICE_HALF = ("spec", "data", "allocation", "engines", "runtime", "power", "bench", "report", "cli")
 
 IMPORT_ALL = """

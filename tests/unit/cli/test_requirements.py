@@ -32,7 +32,7 @@ def cuda_build(tmp_path, monkeypatch):
 def test_every_command_that_needs_the_host_half_lacks_it_where_torch_is_missing(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
     errors = {command: lacks() for command, lacks in requirements.commands().items()}
-    for command in ("quickstart", "score", "export"):
+    for command in ("quickstart", "score", "export", "finetune"):
         assert str(errors[command]) == "not installed: torch"
         assert errors[command].hint == "pip install 'heartvit-edge[host]'"
     assert errors["plan"] is None
@@ -43,6 +43,15 @@ def test_plans_need_scipy_but_not_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "scipy", None)
     error = requirements.commands()["plan"]()
     assert (str(error), error.hint) == ("not installed: scipy", "pip install 'heartvit-edge[host]'")
+
+
+def test_fine_tuning_needs_packages_of_its_own(monkeypatch):
+    for package in ("accelerate", "tensorboard"):
+        monkeypatch.setitem(sys.modules, package, None)
+    error = requirements.commands()["finetune"]()
+    assert str(error) == "not installed: accelerate, tensorboard"
+    assert error.hint == "pip install 'heartvit-edge[finetune]'"
+    assert requirements.commands()["score"]() is None
 
 
 def test_nothing_runs_an_engine_where_both_runtimes_are_missing(monkeypatch):

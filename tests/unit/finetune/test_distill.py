@@ -9,7 +9,7 @@ from fakes.tiny_vit import images, make_vit, plan_of
 from fakes.trainable_gate import TrainableGate
 from torch.nn import functional
 
-from heartvit_edge.finetune.distill import Student, answer_of, relative_error, weighted_terms
+from heartvit_edge.finetune.distill import Student, answer_of, relative_error, softened_kl, weighted_terms
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.relaxed import relaxed_logits
@@ -59,6 +59,14 @@ def test_every_term_is_its_definition_times_its_weight():
     torch.testing.assert_close(terms["token"], 0.5 * difference.pow(2).sum() / torch.stack(rows).pow(2).sum())
     feature = (answer.feature - target.feature).pow(2).sum() / target.feature.pow(2).sum()
     torch.testing.assert_close(terms["feature"], 0.25 * feature)
+
+
+def test_the_gradient_of_the_divergence_is_exactly_zero_where_the_logits_are_the_same():
+    dense = 20 * torch.randn(6, 100, generator=torch.Generator().manual_seed(0))
+    found = dense.clone().requires_grad_(True)
+    loss = softened_kl(dense, found, 3.0)
+    loss.backward()
+    assert (loss.item(), found.grad.abs().max().item()) == (0.0, 0.0)
 
 
 def test_all_patches_are_compared_where_none_are_dropped():
