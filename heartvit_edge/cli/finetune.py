@@ -33,7 +33,7 @@ def finetune(
     batch_size: wanted.TrainBatch = 64,
     accumulate: wanted.Accumulate = 1,
     optimizer: wanted.OptimizerName = "adamw",
-    lr: wanted.Rate = 3e-5,
+    lr: wanted.Rate = 5e-5,
     gate_lr: wanted.GateRate = 1e-3,
     min_lr: wanted.MinRate = 1e-6,
     weight_decay: wanted.WeightDecay = 0.0,
@@ -118,6 +118,7 @@ def finetune(
         train, held_out = wanted.load_training_images(
             data, num_images, held_out_images, seed, pack.classes if pack else (), dense.shape.num_classes
         )
+        say(f"matrix products in {precision}, on {accelerator.num_processes} x {accelerator.device.type}")
         run = run_finetune(
             dense,
             [*subjects, Subject(None, None)] if control else subjects,
@@ -128,7 +129,6 @@ def finetune(
             Means(accelerator, default_workers() if workers is None else workers, save_every, say, progress_bar),
             force=force,
         )
-        say(f"trained in {precision} on {accelerator.num_processes} x {accelerator.device.type}")
     if is_first_process():
         typer.echo(recovery_table(run))
         typer.echo(out / FINETUNE)

@@ -43,10 +43,10 @@ def open_run(out: Path, wanted: Mapping[str, Spec], subjects: Sequence[Subject],
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise InputError(f"{out} exists and is no fine-tune", hint="name another place with --out")
         return None
-    if force:
-        shutil.rmtree(out)
-        return None
     run = FinetuneRun.read(path)
+    if force:
+        _remove(run, out)
+        return None
     hint = "name another place with --out, or add --force to begin again"
     for field, value in wanted.items():
         found = getattr(run, field)
@@ -62,6 +62,17 @@ def open_run(out: Path, wanted: Mapping[str, Spec], subjects: Sequence[Subject],
         ):
             raise InputError(f"{out} holds {subject.name} with another plan or gate", hint=hint)
     return run
+
+
+def _remove(run: FinetuneRun, out: Path) -> None:
+    """Remove what a fine-tune made in ``out``, and nothing else."""
+    (out / FINETUNE).unlink()
+    for entry in run.entries:
+        for name in (entry.weights, entry.gate_weights):
+            if name is not None:
+                (out / name).unlink(missing_ok=True)
+    for folder in (STATES, LOGS):
+        shutil.rmtree(out / folder, ignore_errors=True)
 
 
 def _differences(found: FinetuneRecipe, wanted: object) -> str:

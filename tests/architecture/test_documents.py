@@ -16,6 +16,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/architecture.md",
     "docs/bench.md",
+    "docs/finetune.md",
     "docs/install.md",
     "docs/method.md",
     "docs/scores.md",

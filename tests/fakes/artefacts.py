@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from fakes.device_tables import make_device_table
+from fakes.finetune_runs import entry, finetune_run
 from fakes.machines import DESKTOP
 from fakes.runs import make_evaluation, make_measurement, make_pack
 from fakes.small_plans import SHAPE, make_table
@@ -65,5 +66,6 @@ def every_artefact() -> dict[str, Artefact]:
         make_measurement(few_ms, power=True),
         make_evaluation(),
         make_device_table(),
+        finetune_run(entry(), entry(control=True)),
     )
     return {value.schema_name: value for value in values}

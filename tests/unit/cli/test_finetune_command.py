@@ -49,19 +49,19 @@ def test_a_pack_s_budgets_are_trained_beside_the_control_and_the_table_and_path_
     assert result.exit_code == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines[-1] == str(tmp_path / "run" / FINETUNE)
-    assert [line.split()[0] for line in lines[1:7]] == [
-        "dense",
-        "control",
-        "macs-0.7",
-        "macs-0.7",
-        "macs-0.5",
-        "macs-0.5",
-    ]
-    assert [line.split("points")[0].rstrip() != line for line in lines[1:7]] == [False, False, False, True, False, True]
+    rows = [line.split() for line in lines[1:7]]
+    assert [row[0] for row in rows] == ["dense", "control", "macs-0.7", "macs-0.7", "macs-0.5", "macs-0.5"]
+    assert [row[1] for row in rows] == ["0", "2", "0", "2", "0", "2"]
+    assert [row[-1] == "points" for row in rows] == [False, False, False, True, False, True]
     run = FinetuneRun.read(tmp_path / "run" / FINETUNE)
     assert [entry.name for entry in run.entries] == ["macs-0.7", "macs-0.5", "control"]
     assert (run.images.num_images, run.held_out.num_images) == (24, 16)
-    for text in ("reading images", "macs-0.5: epoch 1 of 2", "control: epoch 2: loss 0, held-out KL 0 nats", "in fp32"):
+    for text in (
+        "reading images",
+        "macs-0.5: epoch 1 of 2",
+        "control: epoch 2: loss 0, held-out KL 0 nats",
+        "matrix products in fp32, on 1 x ",
+    ):
         assert text in result.stderr
     dense = load_tiny(tmp_path)
     for entry in run.entries:
@@ -194,7 +194,7 @@ def test_a_run_of_other_settings_is_refused_and_replaced_by_force(finetune, tmp_
     before = (tmp_path / "run" / FINETUNE).read_text()
     result = finetune("plan.json", "--lr", "0.5")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "holds a fine-tune with learning_rate 3e-05 where 0.5 is asked for" in result.stderr
+    assert "holds a fine-tune with learning_rate 5e-05 where 0.5 is asked for" in result.stderr
     assert (tmp_path / "run" / FINETUNE).read_text() == before
     assert finetune("plan.json", "--lr", "0.5", "--force").exit_code == 0
     assert FinetuneRun.read(tmp_path / "run" / FINETUNE).recipe.learning_rate == 0.5

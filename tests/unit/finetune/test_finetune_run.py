@@ -15,6 +15,7 @@ from torch.nn import functional
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.finetune.data import TrainingImages
+from heartvit_edge.finetune.folder import LOGS
 from heartvit_edge.finetune.load import load_finetuned
 from heartvit_edge.finetune.subject import Subject
 from heartvit_edge.gating.gated import GatedViT
@@ -205,6 +206,8 @@ def test_a_finished_run_is_used_again_and_begun_again_by_force(dense, data, tmp_
     forced = run_small(dense, data, out, other, force=True)
     assert forced.recipe.seed == 1
     assert forced.entries[0].weights_sha256 != first.entries[0].weights_sha256
+    assert (out / "kept.txt").read_text() == "of the user"
+    assert len(list((out / LOGS / "macs-0.5").iterdir())) == 1
 
 
 @pytest.mark.parametrize(
