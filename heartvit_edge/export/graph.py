@@ -22,9 +22,9 @@ def graph_inputs(shape: ModelShape) -> tuple[TensorInfo, ...]:
     return (TensorInfo(name="images", dtype="float32", shape=(None, shape.in_chans, shape.img_size, shape.img_size)),)
 
 
-def graph_outputs(shape: ModelShape, num_keep: dict[int, int]) -> tuple[TensorInfo, ...]:
-    """Return the graph's outputs: logits, then the kept patches of each site (block index to patches kept)."""
-    kept = (TensorInfo(name=f"kept_{site}", dtype="int32", shape=(None, count)) for site, count in num_keep.items())
+def graph_outputs(shape: ModelShape, num_listed: dict[int, int]) -> tuple[TensorInfo, ...]:
+    """Return the graph's outputs: logits, then the kept patches of each site (block index to patches listed)."""
+    kept = (TensorInfo(name=f"kept_{site}", dtype="int32", shape=(None, count)) for site, count in num_listed.items())
     return (TensorInfo(name="logits", dtype="float32", shape=(None, shape.num_classes)), *kept)
 
 
@@ -39,7 +39,7 @@ def write_graph(model: GatedViT, shape: ModelShape, path: Path) -> None:
         shape: The dense model's dimensions.
         path: File to write.
     """
-    inputs, outputs = graph_inputs(shape), graph_outputs(shape, model.num_keep)
+    inputs, outputs = graph_inputs(shape), graph_outputs(shape, model.num_listed)
     example = torch.zeros(2, shape.in_chans, shape.img_size, shape.img_size)
     names = [info.name for info in (*inputs, *outputs)]
     with warnings.catch_warnings():

@@ -116,7 +116,7 @@ def _write_entry(
         onnx=path.name,
         onnx_sha256=sha256_file(path),
         inputs=graph_inputs(dense.shape),
-        outputs=graph_outputs(dense.shape, model.num_keep),
+        outputs=graph_outputs(dense.shape, model.num_listed),
         opset=OPSET,
         parity=parity,
     )

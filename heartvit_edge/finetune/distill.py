@@ -67,7 +67,7 @@ class Student(nn.Module):
 
 def answer_of(model: GatedViT, images: Tensor, run: BlockRunner = run_block) -> Answer:
     """Return a model's hard answer to normalised images (B, 3, H, W)."""
-    tokens, kept = model.run_blocks(images, run)
+    tokens, kept, _ = model.run_blocks(images, run)
     tokens = model.backbone.norm(tokens)
     return Answer(
         logits=model.backbone.forward_head(tokens),

@@ -1,4 +1,4 @@
-"""The pruned model that is exported: heads and MLP units sliced away, tokens dropped on the way by a gate."""
+"""The pruned model that is exported: heads and MLP units sliced away, tokens dropped, fused or merged on the way."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heartvit_edge.gating.gate import AttentionGate, GateName
-from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
+from heartvit_edge.gating.reduce import REDUCTIONS, ReductionName, check_reduction, num_listed
+from heartvit_edge.model.forward import classify, embed, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
@@ -23,47 +24,71 @@ class GatedViT(nn.Module):
     Attributes:
         backbone: The dense model without the removed heads and MLP units.
         gate: Returns, for a site, its tokens and the attention weights of the block before, what each patch token is
-            worth there (``AttentionGate.forward``); None where the plan drops none.
-        num_keep: Site to the number of patch tokens kept from that block on.
+            worth there (``AttentionGate.forward``); None where the plan drops none or they are merged.
+        reduction: What becomes of tokens that do not go on by themselves.
+        proportional: Whether attention counts a merged token as often as it stands for a patch.
+        num_keep: Site to the number of patch tokens from that block on.
+        num_listed: Site to the number of patches in its output.
     """
 
-    def __init__(self, dense: VisionTransformer, plan: PruningPlan, gate: GateName | nn.Module | None) -> None:
+    def __init__(
+        self,
+        dense: VisionTransformer,
+        plan: PruningPlan,
+        gate: GateName | nn.Module | None,
+        reduction: ReductionName = "drop",
+        *,
+        proportional: bool = True,
+    ) -> None:
         """Copy the dense model and slice its heads and MLP units away.
 
         Args:
             dense: The plan's model; it is left as it is.
             plan: What each block keeps.
             gate: What chooses tokens, by name or as a module, which becomes part of this one; None where the plan drops
-                none.
+                none or they are merged, which likeness decides.
+            reduction: What becomes of the tokens that do not go on by themselves.
+            proportional: Add the logarithm of a merged token's size to its attention logits, as ToMe does.
 
         Raises:
-            InputError: If the gate reads a class token that the model does not have.
-            ValueError: If the plan drops tokens and no gate is given, or drops them before block 0.
+            InputError: If the gate reads a class token that the model does not have, or the reduction cannot carry out
+                the plan.
+            ValueError: If the plan drops tokens and no gate is given, or drops them before block 0, or a gate is given
+                that nothing asks.
         """
         super().__init__()
-        if plan.sites and gate is None:
+        check_reduction(reduction, plan)
+        if reduction == "merge":
+            if gate is not None:
+                raise ValueError("tokens are merged by their likeness, which no gate decides: expected none")
+        elif plan.sites and gate is None:
             raise ValueError("a plan that drops tokens needs a gate, found none")
-        if 0 in plan.sites:
+        elif 0 in plan.sites:
             raise ValueError("a gate reads the attention of the block before its site, and block 0 has none")
         self.gate = AttentionGate(gate, dense) if isinstance(gate, str) else gate
         self.backbone = keep_heads(dense, [block.kept_heads for block in plan.blocks])
         if plan.unit_groups:
             self.backbone = keep_units(self.backbone, [kept_units(block, plan) for block in plan.blocks])
+        self.reduction, self.proportional = reduction, proportional
         self.num_keep = {site: count - plan.shape.num_prefix_tokens for site, count in plan.sites.items()}
+        self.num_listed = {site: num_listed(reduction, count) for site, count in self.num_keep.items()}
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits (B, num_classes), then for each site the kept patches (B, K), int32, ascending.
+        """Return the logits (B, num_classes), then for each site the patches that it keeps (B, K), int32, ascending.
 
-        Patches are numbered on the dense grid, row-major, whatever an earlier site dropped.
+        Patches are numbered on the dense grid, row-major, whatever an earlier site removed. A fused token has no
+        number; a merged one has that of the patch that the others joined.
 
         Args:
             images: Normalised, shape (B, 3, H, W).
         """
-        tokens, kept_at_sites = self.run_blocks(images)
-        return (classify(self.backbone, tokens), *kept_at_sites)
+        tokens, kept_at_sites, sizes = self.run_blocks(images)
+        return (classify(self.backbone, tokens, sizes), *kept_at_sites)
 
-    def run_blocks(self, images: Tensor, run: BlockRunner = run_block) -> tuple[Tensor, list[Tensor]]:
-        """Return the last block's tokens (B, N, C), and for each site the kept patches as ``forward`` does.
+    def run_blocks(self, images: Tensor, run: BlockRunner = run_block) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Return the last block's tokens (B, N, C), for each site the kept patches as ``forward`` does, and sizes.
+
+        The sizes, shape (B or 1, N - num_prefix), are the patches that each patch token stands for; None for one each.
 
         Args:
             images: Normalised, shape (B, 3, H, W).
@@ -73,18 +98,20 @@ class GatedViT(nn.Module):
         tokens = embed(self.backbone, images)
         weights: Tensor | None = None
         patches: Tensor | None = None
+        sizes: Tensor | None = None
+        key_bias: Tensor | None = None
         kept_at_sites = []
         for index, block in enumerate(self.backbone.blocks):
-            if index in self.num_keep and self.gate is not None and weights is not None:
-                scores = self.gate(index, tokens, weights)
-                count = self.num_keep[index]
-                best = scores.topk(count, dim=1).indices
-                kept = best.topk(count, dim=1, largest=False).values  # ascending; a traced sort has no constant length
-                tokens = keep_tokens(tokens, kept, prefix)
-                patches = kept if patches is None else patches.gather(1, kept)
+            if index in self.num_keep:
+                scores = None if self.gate is None else self.gate(index, tokens, weights)
+                reduced = REDUCTIONS[self.reduction](tokens, scores, sizes, self.num_keep[index], prefix)
+                tokens, sizes = reduced.tokens, reduced.sizes
+                if self.reduction == "merge" and self.proportional and sizes is not None:
+                    key_bias = torch.cat([tokens[:, :prefix, 0] * 0, sizes.log()], dim=1)  # (B, N)
+                patches = reduced.kept if patches is None else patches.gather(1, reduced.kept)
                 kept_at_sites.append(patches.to(torch.int32))
-            tokens, weights = run(block, tokens)
-        return tokens, kept_at_sites
+            tokens, weights = run(block, tokens, key_bias)
+        return tokens, kept_at_sites, sizes
 
 
 def kept_units(block: BlockPlan, plan: PruningPlan) -> list[int]:

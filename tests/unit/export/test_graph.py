@@ -17,11 +17,12 @@ HEADS = {0: [0, 2, 3], 2: [1]}
 DATA_DEPENDENT = {"NonZero", "If", "Loop", "Scan", "Unique", "Compress", "NonMaxSuppression"}
 
 
-def make_gated(variant="plain", sites=None, heads=None):
+def make_gated(variant="plain", sites=None, heads=None, reduction="drop"):
     dense = make_vit(variant)
     shape = _shape(dense)
     plan = plan_of(shape, {site: shape.num_prefix_tokens + count for site, count in (sites or {}).items()}, heads)
-    return GatedViT(dense, plan, default_gate(shape)).eval(), shape
+    gate = None if reduction == "merge" else default_gate(shape)
+    return GatedViT(dense, plan, gate, reduction).eval(), shape
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_inputs_and_outputs_have_the_names_types_and_shapes_that_the_pack_declar
         ("kept_1", "int32", (None, 11)),
         ("kept_3", "int32", (None, 5)),
     ]
-    declared = (*graph_inputs(shape), *graph_outputs(shape, model.num_keep))
+    declared = (*graph_inputs(shape), *graph_outputs(shape, model.num_listed))
     assert [(info.name, info.dtype, info.shape) for info in declared] == [
         *described(graph.input),
         *described(graph.output),
@@ -110,6 +111,42 @@ def test_a_graph_answers_as_pytorch_at_every_batch_size(tmp_path, variant, batch
     assert abs(found[0] - expected[0]).max() <= 1e-5 * abs(expected[0]).max()
     for kept, kept_in_pytorch in zip(found[1:], expected[1:], strict=True):
         assert kept.tolist() == kept_in_pytorch.tolist()
+
+
+REDUCTIONS = {"fuse": [10, 4], "merge": [11, 3]}
+
+
+@pytest.mark.parametrize("variant", ["plain", "registers", "average pooling"])
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_a_graph_that_fuses_or_merges_has_constant_shapes_and_answers_as_pytorch(tmp_path, reduction, variant):
+    sites = {1: 11, 3: 5 if reduction == "fuse" else 3}  # 3 of 11: two rounds of merging
+    model, shape = make_gated(variant, sites, HEADS, reduction)
+    write_graph(model, shape, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx")
+    operators = {node.op_type for node in graph.graph.node}
+    assert not operators & DATA_DEPENDENT
+    assert not [name for name in operators if "Scatter" in name or "Random" in name]
+    inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph
+    values = {
+        value.name: found
+        for value, (_, _, found) in zip(inferred.value_info, described(inferred.value_info), strict=True)
+    }
+    prefix = shape.num_prefix_tokens
+    widths = [values[node.output[0]][1:] for node in inferred.node if node.op_type == "Softmax"]
+    widths = [width for width in widths if len(width) == 3]  # that of a fused token's weights has one
+    counts = [prefix + 16, prefix + 11, prefix + 11, prefix + sites[3]]
+    assert widths == [(heads, count, count) for heads, count in zip((3, 4, 1, 4), counts, strict=True)]
+    products = {node.output[0]: values[node.output[0]] for node in inferred.node if node.op_type in ("MatMul", "TopK")}
+    assert not [name for name, found in products.items() if None in found[1:]]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        inputs = images(batch, seed=batch)
+        expected = [tensor.numpy() for tensor in model(inputs)]
+        found = session.run(None, {"images": inputs.numpy()})
+        assert [array.shape for array in found[1:]] == [(batch, count) for count in REDUCTIONS[reduction]]
+        assert abs(found[0] - expected[0]).max() <= 1e-5 * abs(expected[0]).max()
+        for kept, kept_in_pytorch in zip(found[1:], expected[1:], strict=True):
+            assert kept.tolist() == kept_in_pytorch.tolist()
 
 
 def test_the_same_model_is_written_as_the_same_bytes(tmp_path, pruned):

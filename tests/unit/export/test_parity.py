@@ -113,6 +113,33 @@ def test_one_image_in_fifty_may_keep_another_token_and_its_logits_are_not_compar
         check_parity(OtherTokenOnce(2), path, [batch], "x")
 
 
+def test_one_image_in_fifty_may_merge_a_token_into_another_and_no_more(tmp_path):
+    dense = make_vit()
+    model = GatedViT(dense, plan_of(_shape(dense), {2: 9}), None, "merge").eval()
+    write_graph(model, _shape(dense), tmp_path / "m.onnx")
+    batch = images(50, seed=3).numpy()
+
+    class OtherLogits(torch.nn.Module):
+        def __init__(self, count):
+            super().__init__()
+            self.count = count
+
+        def forward(self, inputs):
+            logits, kept = model(inputs)
+            logits = logits.clone()
+            logits[: self.count] += 1
+            return logits, kept
+
+    assert check_parity(model, tmp_path / "m.onnx", [batch], "x", merges=True).kept_token_mismatches == 0
+    parity = check_parity(OtherLogits(1), tmp_path / "m.onnx", [batch], "x", merges=True)
+    assert parity.kept_token_mismatches == 1
+    assert parity.max_abs_error < 1e-4 * parity.logit_scale
+    with pytest.raises(CheckError, match="2 of 50 images keep or merge other tokens"):
+        check_parity(OtherLogits(2), tmp_path / "m.onnx", [batch], "x", merges=True)
+    with pytest.raises(CheckError, match="logits differ"):
+        check_parity(OtherLogits(1), tmp_path / "m.onnx", [batch], "x")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_fail(tmp_path, batches, value):
     model, shape = make_gated()
