@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -21,10 +22,27 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from heartvit_edge.allocation.accept import PlanningImages
+    from heartvit_edge.export.entries import Baseline
     from heartvit_edge.gating.gate import GateName
     from heartvit_edge.sensitivity.table import ScoreTable
 
 PARITY_IMAGES = 64
+
+
+class ReductionOption(str, Enum):
+    """What can become of tokens that are not kept."""
+
+    drop = "drop"
+    fuse = "fuse"
+    merge = "merge"
+
+
+class BaselineOption(str, Enum):
+    """Other ways to carry out a plan."""
+
+    random = "random"
+    class_attention = "class-attention"
+    merge = "merge"
 
 
 def export(
@@ -54,6 +72,20 @@ def export(
         plan_options.GateOption | None,
         typer.Option(help="What chooses tokens at run time.", show_default="what fits the model's pooling"),
     ] = None,
+    reduction: Annotated[
+        ReductionOption,
+        typer.Option(
+            help="What becomes of tokens that are not kept: gone, fused into one mean token, or merged into the "
+            "likest, which no gate decides. Plans are made as if the gate dropped them.",
+        ),
+    ] = ReductionOption.drop,
+    baseline: Annotated[
+        list[BaselineOption] | None,
+        typer.Option(
+            help="Add an entry BUDGET.BASELINE that carries out the same plan, so at equal MACs: tokens dropped at "
+            "random or by class attention, or merged; repeat for more.",
+        ),
+    ] = None,
     scores: Annotated[
         Path | None, typer.Option(help="Folder of scores and plans, made or used again.", show_default="OUT.scores")
     ] = None,
@@ -71,6 +103,7 @@ def export(
     """
     from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.preprocess import preprocess
+    from heartvit_edge.export.entries import check_baselines, planned_entries
     from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.gating.gate import check_gate, default_gate
 
@@ -88,6 +121,8 @@ def export(
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
     chosen = gate.value if gate is not None else default_gate(given.dense.shape)
     check_gate(chosen, given.dense.module)
+    baselines: list[Baseline] = [name.value for name in baseline or ()]
+    check_baselines(baselines, given.dense.module)
     CostModel(given.dense.shape, unit_groups, settings.table)  # refuses a table that does not fit
     if given.num_used >= given.listing.num_images:
         check_wanted(budgets, settings, nested=nested, checked=False)
@@ -116,12 +151,14 @@ def export(
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
-    exported = 1 + sum(not plan.is_dense for plan in plans)
-    with progress_bar("exporting and checking", exported) as advance:
+    entries = planned_entries(given.dense, plans, chosen, reduction.value, baselines)
+    for entry in entries[1:] if baselines else ():
+        if not entry.plan.sites:
+            say(f"{entry.name} drops no token, so there is nothing that a baseline would choose otherwise")
+    with progress_bar("exporting and checking", len(entries)) as advance:
         pack = write_pack(
             given.dense,
-            plans,
-            chosen,
+            entries,
             out,
             batches=batches,
             classes=_class_names(given.scored.classes, given.dense.shape.num_classes),
@@ -130,9 +167,9 @@ def export(
             force=force,
             advance=lambda _: advance(1),
         )
-    for entry in pack.entries:
-        share = entry.parity.max_abs_error / max(entry.parity.logit_scale, 1e-30)
-        say(f"{entry.name}: logits within {share:.1e} of PyTorch's scale on {entry.parity.num_images} images")
+    for found in pack.entries:
+        share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
+        say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
     typer.echo(out / MANIFEST)
 
 

@@ -1,4 +1,4 @@
-"""Writing a budget pack: one checked graph for the dense model and one for every plan."""
+"""Writing a budget pack: one checked graph for each of its entries."""
 
 from __future__ import annotations
 
@@ -9,24 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heartvit_edge import __version__
-from heartvit_edge.allocation.plan import dense_plan
 from heartvit_edge.errors import InputError
+from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.graph import OPSET, graph_inputs, graph_outputs, write_graph
 from heartvit_edge.export.parity import check_parity
-from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry
-from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 
 def write_pack(
     dense: DenseModel,
-    plans: Sequence[PruningPlan],
-    gate: GateName,
+    entries: Sequence[Entry],
     out: Path,
     *,
     batches: list[NDArray[np.float32]],
@@ -36,12 +33,12 @@ def write_pack(
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
-    """Export the dense model and every plan, check each against PyTorch, and store them together or not at all.
+    """Export every entry, check each against PyTorch, and store them together or not at all.
 
     Args:
-        dense: The dense model; moved to the CPU.
-        plans: Plans of that model under different budgets; those that remove nothing are served by the dense entry.
-        gate: What chooses tokens.
+        dense: The dense model.
+        entries: What to write, the dense model first, each followed by those that compare with it; their modules are
+            moved to the CPU.
         out: Folder to write.
         batches: Real inputs (B, 3, H, W) for the comparison.
         classes: Class names, or empty.
@@ -51,24 +48,21 @@ def write_pack(
         advance: Told the name of each entry once it is done.
 
     Raises:
-        InputError: If a plan is of another model, ``out`` exists and ``force`` is not set, or is no pack.
+        InputError: If a plan is of another model or its reduction cannot carry it out, ``out`` exists and ``force`` is
+            not set, or is no pack.
         CheckError: If a graph does not answer as PyTorch does; nothing is written then.
     """
-    for plan in plans:
+    for plan in (entry.plan for entry in entries):
         if plan.source.weights_sha256 != dense.source.weights_sha256 or plan.shape != dense.shape:
             raise InputError(
                 f"a plan was made for another model ({plan.source.name})", hint="plan again from its scores"
             )
     check_out(out, force=force)
-    dense.module.cpu()
-    named = {"dense": dense_plan(dense.source, dense.shape)}
-    ordered = sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs)
-    named |= {plan.label: plan for plan in ordered}
     with new_folder(out, force=force) as folder:
-        entries = []
-        for name, plan in named.items():
-            entries.append(_write_entry(dense, name, plan, gate if plan.sites else None, folder, batches))
-            advance(name)
+        written = []
+        for entry in entries:
+            written.append(_write_entry(dense, entry, folder, batches))
+            advance(entry.name)
         pack = BudgetPack(
             source=dense.source,
             shape=dense.shape,
@@ -76,7 +70,7 @@ def write_pack(
             classes=classes,
             calibration=calibration,
             sensitivity=sensitivity,
-            entries=tuple(entries),
+            entries=tuple(written),
             tool_version=__version__,
         )
         pack.write(folder / MANIFEST)
@@ -96,23 +90,19 @@ def check_out(out: Path, *, force: bool) -> None:
         )
 
 
-def _write_entry(
-    dense: DenseModel,
-    name: str,
-    plan: PruningPlan,
-    gate: GateName | None,
-    folder: Path,
-    batches: list[NDArray[np.float32]],
-) -> PackEntry:
-    """Export and check one plan."""
-    model = GatedViT(dense.module, plan, gate).eval()
-    path = folder / f"{name}.onnx"
+def _write_entry(dense: DenseModel, entry: Entry, folder: Path, batches: list[NDArray[np.float32]]) -> PackEntry:
+    """Export and check one entry."""
+    model = GatedViT(entry.module.cpu(), entry.plan, entry.gate, entry.reduction).eval()
+    path = folder / f"{entry.name}.onnx"
     write_graph(model, dense.shape, path)
-    parity = check_parity(model, path, batches, name)
+    parity = check_parity(model, path, batches, entry.name, merges=entry.reduction == "merge")
     return PackEntry(
-        name=name,
-        plan=plan,
-        gate=gate,
+        name=entry.name,
+        plan=entry.plan,
+        gate=entry.gate_name,
+        reduction=entry.reduction,
+        role=entry.role,
+        compares_with=entry.compares_with,
         onnx=path.name,
         onnx_sha256=sha256_file(path),
         inputs=graph_inputs(dense.shape),

@@ -9,9 +9,10 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heartvit_edge.gating.gate import AttentionGate, GateName
-from heartvit_edge.gating.reduce import REDUCTIONS, ReductionName, check_reduction, num_listed
+from heartvit_edge.gating.reduce import REDUCTIONS, check_reduction, num_listed
 from heartvit_edge.model.forward import classify, embed, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
+from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 BlockRunner = Callable[..., tuple[Tensor, Tensor]]
@@ -36,7 +37,7 @@ class GatedViT(nn.Module):
         dense: VisionTransformer,
         plan: PruningPlan,
         gate: GateName | nn.Module | None,
-        reduction: ReductionName = "drop",
+        reduction: Reduction = "drop",
         *,
         proportional: bool = True,
     ) -> None:

@@ -8,16 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.model.forward import keep_tokens
+from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
-
-ReductionName = Literal["drop", "fuse", "merge"]
 
 SMALLEST_NORM = 1e-12
 """A token shorter than this has no direction, and is like no other."""
@@ -132,7 +130,7 @@ def _directions(tokens: Tensor) -> Tensor:
     return tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=SMALLEST_NORM)
 
 
-REDUCTIONS: dict[ReductionName, Callable[[Tensor, Tensor | None, Tensor | None, int, int], Reduced]] = {
+REDUCTIONS: dict[Reduction, Callable[[Tensor, Tensor | None, Tensor | None, int, int], Reduced]] = {
     "drop": drop,
     "fuse": fuse,
     "merge": merge,
@@ -142,12 +140,12 @@ REDUCTIONS: dict[ReductionName, Callable[[Tensor, Tensor | None, Tensor | None, 
 fewer than P, and the number of prefix tokens, which stay as they are."""
 
 
-def num_listed(reduction: ReductionName, num_keep: int) -> int:
+def num_listed(reduction: Reduction, num_keep: int) -> int:
     """Return how many patches the graph lists as kept where ``num_keep`` patch tokens go on."""
     return num_keep - 1 if reduction == "fuse" else num_keep
 
 
-def check_reduction(reduction: ReductionName, plan: PruningPlan) -> None:
+def check_reduction(reduction: Reduction, plan: PruningPlan) -> None:
     """Return only if the reduction can carry out the plan.
 
     Raises:

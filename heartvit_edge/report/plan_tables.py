@@ -9,7 +9,7 @@ from heartvit_edge.report.markup import Markup
 from heartvit_edge.report.svg_blocks import hidden_units
 from heartvit_edge.report.table import plain_table
 from heartvit_edge.spec.budget import Budget, Quantity
-from heartvit_edge.spec.pack import PackEntry
+from heartvit_edge.spec.pack import PackEntry, Reduction
 from heartvit_edge.spec.plan import PruningPlan
 
 LIMITS: dict[Quantity, tuple[str, str]] = {
@@ -31,9 +31,21 @@ LOSS_HEADINGS = (
     "Saved by one more percent of the MACs, nats",
 )
 
-GRAPH_HEADINGS = ("Entry: its graph", "Gate", "ONNX error, of the largest logit", "Same tokens as PyTorch")
+GRAPH_HEADINGS = (
+    "Entry: its graph",
+    "Gate",
+    "Other tokens",
+    "ONNX error, of the largest logit",
+    "Same tokens as PyTorch",
+)
 
 NOT_MEASURED = "not measured"
+
+OTHER_TOKENS: dict[Reduction, str] = {
+    "drop": "dropped",
+    "fuse": "fused into one mean token",
+    "merge": "merged into the likest, which no gate decides",
+}
 
 
 def plan_tables(entries: Sequence[PackEntry], title: str) -> list[Markup]:
@@ -141,7 +153,8 @@ def _graph(entry: PackEntry) -> list[str]:
     error = parity.max_abs_error / parity.logit_scale if parity.logit_scale else parity.max_abs_error
     return [
         entry.name,
-        entry.gate or "none: no token is dropped",
+        entry.gate or "none",
+        OTHER_TOKENS[entry.reduction] if entry.plan.sites else "none: every token stays",
         _digits(error),
         f"{parity.num_images - parity.kept_token_mismatches} of {parity.num_images} images",
     ]

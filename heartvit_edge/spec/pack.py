@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
@@ -16,6 +16,13 @@ from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 MANIFEST = "manifest.json"
+
+Reduction = Literal["drop", "fuse", "merge"]
+"""What becomes of the patch tokens that do not go on by themselves."""
+
+Role = Literal["dense", "pruned", "baseline", "finetuned", "control"]
+"""What an entry is for: the dense model; a budget's plan; that plan carried out in another way, to compare with; that
+plan after fine-tuning; or the dense model after as much training, without which that gain says nothing."""
 
 
 class TensorInfo(Spec):
@@ -54,14 +61,20 @@ class PackEntry(Spec):
     """One model of the pack: a plan and the graph that carries it out.
 
     Attributes:
-        name: ``dense`` or the budget's label; unique in the pack.
+        name: ``dense``, the budget's label, or that and what is different, such as ``macs-0.5.random``; unique in the
+            pack.
         plan: What each block keeps.
-        gate: Name of the forward-only gate that chooses tokens; None where none are dropped.
+        gate: Name of the forward-only gate that chooses tokens; None where none are dropped, or they are merged.
+        reduction: What becomes of the tokens that are not kept.
+        role: What the entry is for. Packs from before there were roles had the dense model and pruned ones.
+        compares_with: Name of the entry with the same plan, and so with equal MACs, which a baseline has and a dense or
+            pruned entry has not.
         onnx: File name of the graph, relative to the pack.
         onnx_sha256: Its hash.
         inputs: The graph's inputs; the first is the image batch (B, 3, H, W).
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
-            the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending.
+            the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending. A
+            fused token is none of them; a merged one has the number of the patch that others joined.
         opset: ONNX opset version.
         parity: Comparison with PyTorch before the pack was written.
     """
@@ -69,12 +82,29 @@ class PackEntry(Spec):
     name: str
     plan: PruningPlan
     gate: str | None
+    reduction: Reduction = "drop"
+    role: Role = "pruned"
+    compares_with: str | None = None
     onnx: str
     onnx_sha256: str
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: PositiveInt
     parity: Parity
+
+    @model_validator(mode="before")
+    @classmethod
+    def _role_of_older_packs(cls, fields: Any) -> Any:  # noqa: ANN401 - whatever is to be validated
+        if isinstance(fields, dict) and "role" not in fields and fields.get("name") == "dense":
+            return fields | {"role": "dense"}
+        return fields
+
+    @model_validator(mode="after")
+    def _others_are_compared(self) -> Self:
+        alone, compares = self.role in ("dense", "pruned"), self.compares_with is not None
+        if (alone and compares) or (self.role == "baseline" and not compares):
+            raise ValueError(f"{self.name} is {self.role} and compares with {self.compares_with}")
+        return self
 
 
 class BudgetPack(Artefact):
@@ -87,7 +117,8 @@ class BudgetPack(Artefact):
         classes: Class names, or empty where unknown.
         calibration: Images that were used to score.
         sensitivity: The scores that the plans were made from, without their arrays; None in packs that carry none.
-        entries: The dense model first, then one entry a budget, largest first.
+        entries: The dense model first, then one entry a budget, largest first; each is followed by those that compare
+            with it.
         tool_version: heartvit-edge's own version.
     """
 
@@ -119,6 +150,14 @@ class BudgetPack(Artefact):
             raise ValueError(f"the first entry must be the dense model, found {names[:1]}")
         if len(set(names)) != len(names):
             raise ValueError(f"entries must have different names, found {names}")
+        return self
+
+    @model_validator(mode="after")
+    def _comparisons_have_the_same_plan(self) -> Self:
+        blocks = {entry.name: entry.plan.blocks for entry in self.entries}
+        for entry in self.entries:
+            if entry.compares_with is not None and blocks.get(entry.compares_with) != entry.plan.blocks:
+                raise ValueError(f"{entry.name} compares with {entry.compares_with}, which has another plan or is none")
         return self
 
     @classmethod

@@ -27,6 +27,7 @@ from heartvit_edge.allocation.cost import (
 from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.plan import BlockPlan
@@ -205,6 +206,22 @@ def test_macs_of_a_plan_are_those_of_the_nodes_of_the_exported_graph(tmp_path, n
     gated = GatedViT(dense.module, plan, "class-attention" if plan.sites else None)
     write_graph(gated, dense.shape, tmp_path / "graph.onnx")
     assert plan.macs == _graph_macs(tmp_path / "graph.onnx")
+
+
+@pytest.mark.parametrize(("reduction", "extra"), [("fuse", 0), ("merge", 8 * 8 * 32 + 8 * 6 * 32)])
+def test_every_reduction_costs_what_the_plan_says_and_merging_its_two_products_beside(tmp_path, reduction, extra):
+    dense = load_tiny(tmp_path)
+    plan = plan_of(dense.shape, {2: 1 + 10})  # 6 of 16 patches go: 8 sources, 8 targets, 32 wide
+    gated = GatedViT(dense.module, plan, None if reduction == "merge" else "class-attention", reduction)
+    write_graph(gated, dense.shape, tmp_path / "graph.onnx")
+    assert _graph_macs(tmp_path / "graph.onnx") == plan.macs + extra
+
+
+def test_the_random_gate_costs_one_projection_of_one_token(tmp_path):
+    dense = load_tiny(tmp_path)
+    plan = plan_of(dense.shape, {1: 1 + 8, 3: 1 + 3})
+    write_graph(GatedViT(dense.module, plan, RandomGate(plan)), dense.shape, tmp_path / "graph.onnx")
+    assert _graph_macs(tmp_path / "graph.onnx") == plan.macs + 32 * (16 + 8)
 
 
 def test_the_plan_that_keeps_everything_costs_what_the_dense_model_costs():

@@ -220,6 +220,92 @@ def test_a_plan_made_by_plan_with_the_gate_is_used_again_by_export(run_cli, expo
     assert f"plan {scores / 'plans' / 'macs-0.7.json'} fits and is used again" in result.stderr
 
 
+def test_baselines_carry_out_each_plan_at_equal_macs_in_their_own_way(export, tmp_path):
+    words = ["--plan-images", "0", "--budget", "0.5", "--budget", "0.8", "--gate", "attention-received"]
+    baselines = [word for name in ("random", "class-attention", "merge") for word in ("--baseline", name)]
+    result = export(tmp_path / "pack", *words, *baselines)
+    assert result.exit_code == 0, result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    found = [(entry.name, entry.role, entry.compares_with, entry.gate, entry.reduction) for entry in pack.entries]
+    assert found == [
+        ("dense", "dense", None, None, "drop"),
+        ("macs-0.8", "pruned", None, "attention-received", "drop"),
+        ("macs-0.8.random", "baseline", "macs-0.8", "random", "drop"),
+        ("macs-0.8.class-attention", "baseline", "macs-0.8", "class-attention", "drop"),
+        ("macs-0.8.merge", "baseline", "macs-0.8", None, "merge"),
+        ("macs-0.5", "pruned", None, "attention-received", "drop"),
+        ("macs-0.5.random", "baseline", "macs-0.5", "random", "drop"),
+        ("macs-0.5.class-attention", "baseline", "macs-0.5", "class-attention", "drop"),
+        ("macs-0.5.merge", "baseline", "macs-0.5", None, "merge"),
+    ]
+    for entry in pack.entries:
+        if entry.compares_with is not None:
+            assert entry.plan == pack.entry(entry.compares_with).plan
+    assert "9/9" in result.stderr
+
+
+@pytest.mark.parametrize("reduction", ["fuse", "merge"])
+def test_a_reduction_stands_in_the_pack_and_its_plans_are_those_of_dropping(export, tmp_path, reduction):
+    words = ["--budget", "0.6", "--plan-images", "4", "--check-images", "0"]
+    assert export(tmp_path / "drop", *words).exit_code == 0
+    result = export(tmp_path / "pack", *words, "--reduction", reduction, "--scores", tmp_path / "drop.scores")
+    assert result.exit_code == 0, result.stderr
+    dropped, found = (BudgetPack.open(tmp_path / name).entries[1] for name in ("drop", "pack"))
+    assert found.plan == dropped.plan
+    assert (found.reduction, found.gate) == (reduction, None if reduction == "merge" else "class-attention")
+    listed = [output.shape[1] for output in dropped.outputs[1:]]
+    expected = [count - 1 for count in listed] if reduction == "fuse" else listed
+    assert [output.shape[1] for output in found.outputs[1:]] == expected
+
+
+def test_a_plan_that_drops_no_token_gets_no_baseline_and_that_is_said(export, tmp_path):
+    words = ["--budget", "params=0.9", "--budget", "0.7", "--unit-groups", 4, "--plan-images", 0]
+    result = export(tmp_path / "pack", *words, "--baseline", "random")
+    assert result.exit_code == 0, result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    bare = [entry.name for entry in pack.entries[1:] if not entry.plan.sites]
+    assert bare
+    for name in bare:
+        assert f"{name} drops no token, so there is nothing that a baseline would choose otherwise" in result.stderr
+        assert f"{name}.random" not in [entry.name for entry in pack.entries]
+
+
+BAD_BASELINES = {
+    "unknown": (["--budget", "0.7", "--baseline", "magic"], "'magic' is not one of"),
+    "no budget": (["--baseline", "random"], "no --budget was given"),
+    "unknown reduction": (["--budget", "0.7", "--reduction", "pool"], "'pool' is not one of"),
+}
+
+
+@pytest.mark.parametrize(("words", "message"), BAD_BASELINES.values(), ids=BAD_BASELINES)
+def test_a_baseline_or_reduction_that_cannot_be_exits_2_before_anything_is_loaded(
+    export, tmp_path, monkeypatch, words, message
+):
+    monkeypatch.setattr("heartvit_edge.model.zoo.load_dense", None)
+    result = export(tmp_path / "pack", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_class_attention_baseline_of_a_model_without_class_token_exits_2_before_scoring(
+    run_cli, inputs, tmp_path, scorer_calls
+):
+    variant = "average pooling without class token"
+    weights = write_weights(tmp_path / "w.safetensors", variant)
+    model = model_options(weights, kwargs=VARIANTS[variant][1])
+    words = ["--data", inputs / "noise.npz", *COUNTS, "--budget", "0.7", "--plan-images", 0, "--out", tmp_path / "pack"]
+    result = run_cli("export", *model, *words, "--baseline", "class-attention")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: baseline class-attention reads a class token, the model has none" in result.stderr
+    assert "hint: leave --baseline class-attention out" in result.stderr
+    assert scorer_calls == []
+    result = run_cli("export", *model, *words, "--baseline", "random", "--baseline", "merge")
+    assert result.exit_code == 0, result.stderr
+    names = [entry.name for entry in BudgetPack.open(tmp_path / "pack").entries]
+    assert names == ["dense", "macs-0.7", "macs-0.7.random", "macs-0.7.merge"]
+
+
 def test_mlp_units_that_plans_removed_are_gone_from_the_graphs(export, tmp_path):
     words = ["--unit-groups", 4, "--budget", "params=0.7", "--plan-images", 0]
     assert export(tmp_path / "pack", *words).exit_code == 0

@@ -11,6 +11,7 @@ from fakes.tiny_vit import images, make_vit, plan_of
 from heartvit_edge.export.graph import graph_inputs, graph_outputs, write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.model.zoo import _shape
 
 HEADS = {0: [0, 2, 3], 2: [1]}
@@ -147,6 +148,21 @@ def test_a_graph_that_fuses_or_merges_has_constant_shapes_and_answers_as_pytorch
         assert abs(found[0] - expected[0]).max() <= 1e-5 * abs(expected[0]).max()
         for kept, kept_in_pytorch in zip(found[1:], expected[1:], strict=True):
             assert kept.tolist() == kept_in_pytorch.tolist()
+
+
+def test_a_random_gate_is_written_without_random_numbers_and_answers_as_pytorch(tmp_path):
+    dense, shape = make_vit("registers"), _shape(make_vit("registers"))
+    plan = plan_of(shape, {1: 5 + 9, 3: 5 + 4})
+    model = GatedViT(dense, plan, RandomGate(plan)).eval()
+    write_graph(model, shape, tmp_path / "m.onnx")
+    operators = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
+    assert not [name for name in operators if "Random" in name or name in DATA_DEPENDENT]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    logits, *kept = session.run(None, {"images": images(6).numpy()})
+    expected, *kept_in_pytorch = model(images(6))
+    assert abs(logits - expected.numpy()).max() <= 1e-5 * abs(logits).max()
+    assert [found.tolist() for found in kept] == [found.tolist() for found in kept_in_pytorch]
+    assert len({tuple(row) for row in kept[0].tolist()}) > 1
 
 
 def test_the_same_model_is_written_as_the_same_bytes(tmp_path, pruned):

@@ -10,6 +10,7 @@ from fakes.tiny_vit import images, load_tiny, plan_of
 
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.export import pack as export_pack
+from heartvit_edge.export.entries import Entry, planned_entries
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.files import sha256_file
@@ -34,11 +35,12 @@ def plans_of(dense):
     ]
 
 
-def written(dense, out, plans=None, **given):
+def written(dense, out, plans=None, entries=None, **given):
     arguments = {
         "batches": [images(4).numpy()], "classes": CLASSES, "calibration": CALIBRATION,
     } | given  # fmt: skip
-    return write_pack(dense, plans_of(dense) if plans is None else plans, "class-attention", out, **arguments)
+    planned = planned_entries(dense, plans_of(dense) if plans is None else plans, "class-attention")
+    return write_pack(dense, entries or planned, out, **arguments)
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,40 @@ def test_only_entries_that_drop_tokens_name_a_gate_and_kept_patches(pack):
         ("kept_1", (None, 7)),
         ("kept_3", (None, 3)),
     ]
+
+
+def test_each_plan_is_followed_by_its_baselines_and_any_entry_can_be_added(dense, tmp_path):
+    plans = [plan_of(dense.shape, {1: 8, 3: 4}, source=dense.source), plan_of(dense.shape, kept_heads={0: [1]})]
+    plans[1] = plans[1].model_copy(update={"source": dense.source, "budgets": (Budget(limit=0.9),)})
+    entries = planned_entries(dense, plans, "attention-received", "fuse", ["random", "merge", "random"])
+    trained = load_tiny(tmp_path, seed=1).module  # other weights, as after fine-tuning
+    entries += [
+        Entry("macs-0.5.tuned", trained, entries[2].plan, "class-attention", "mine", "drop", "finetuned", "macs-0.5"),
+        Entry("control", trained, entries[0].plan, role="control", compares_with="dense"),
+    ]
+    manifest = written(dense, tmp_path / "pack", entries=entries)
+    assert BudgetPack.open(tmp_path / "pack") == manifest
+    found = [(entry.name, entry.role, entry.compares_with, entry.gate, entry.reduction) for entry in manifest.entries]
+    assert found == [
+        ("dense", "dense", None, None, "drop"),
+        ("macs-0.9", "pruned", None, None, "fuse"),  # no token goes: nothing to choose, and no baseline
+        ("macs-0.5", "pruned", None, "attention-received", "fuse"),
+        ("macs-0.5.random", "baseline", "macs-0.5", "random", "drop"),
+        ("macs-0.5.merge", "baseline", "macs-0.5", None, "merge"),
+        ("macs-0.5.tuned", "finetuned", "macs-0.5", "mine", "drop"),
+        ("control", "control", "dense", None, "drop"),
+    ]
+    assert [output.shape for output in manifest.entry("macs-0.5").outputs[1:]] == [(None, 6), (None, 2)]
+    assert [output.shape for output in manifest.entry("macs-0.5.merge").outputs[1:]] == [(None, 7), (None, 3)]
+    hashes = {entry.name: entry.onnx_sha256 for entry in manifest.entries}
+    assert hashes["control"] != hashes["dense"]
+
+
+def test_a_plan_that_fuse_cannot_carry_out_leaves_no_pack(dense, tmp_path):
+    plan = plan_of(dense.shape, {2: 2}, source=dense.source)
+    with pytest.raises(InputError, match="leaves one patch token at block 2"):
+        written(dense, tmp_path / "pack", entries=planned_entries(dense, [plan], "class-attention", "fuse"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_each_entry_is_told_once_it_is_done(dense, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from fakes.small_plans import SHAPE as OTHER_SHAPE
 from fakes.small_plans import make_table
@@ -82,6 +84,35 @@ def test_an_entry_that_is_called_dense_and_is_not_is_refused(pack):
 def test_entries_have_different_names(pack):
     with pytest.raises(ValidationError, match="entries must have different names"):
         BudgetPack.model_validate(pack.model_dump() | {"entries": (*pack.entries, pack.entries[1])})
+
+
+def compared(pack, **fields):
+    """Return the pack with a copy of its pruned entry that has these fields."""
+    twin = pack.entries[1].model_dump() | {"name": "macs-0.5.twin", "role": "baseline", "compares_with": "macs-0.5"}
+    return BudgetPack.model_validate(pack.model_dump() | {"entries": (*pack.entries, twin | fields)})
+
+
+def test_a_pack_from_before_there_were_roles_opens_with_those_that_its_entries_had(tmp_path, pack):
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    for entry in content["entries"]:
+        for field in ("role", "compares_with", "reduction"):
+            del entry[field]
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert BudgetPack.open(tmp_path) == pack
+    assert [(entry.role, entry.reduction) for entry in pack.entries] == [("dense", "drop"), ("pruned", "drop")]
+
+
+def test_an_entry_that_compares_has_the_plan_of_the_one_it_names(pack):
+    assert compared(pack).entries[2].compares_with == "macs-0.5"
+    for name in ("dense", "macs-0.7"):
+        with pytest.raises(ValidationError, match=f"compares with {name}, which has another plan or is none"):
+            compared(pack, compares_with=name)
+
+
+@pytest.mark.parametrize(("role", "name"), [("baseline", None), ("pruned", "macs-0.5"), ("dense", "macs-0.5")])
+def test_baselines_compare_and_dense_and_pruned_entries_do_not(pack, role, name):
+    with pytest.raises(ValidationError, match=f"is {role} and compares with {name}"):
+        compared(pack, role=role, compares_with=name)
 
 
 def test_a_pack_carries_the_scores_of_its_own_model(tmp_path, pack):
