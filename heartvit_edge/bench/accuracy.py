@@ -45,11 +45,11 @@ class Engine:
 class _Tally:
     """What one engine's answers add up to so far."""
 
-    top1: int = 0
     top5: int = 0
     agreeing: int = 0
     num_classes: int = 0
     kl_nats: list[float] = field(default_factory=list)
+    correct: list[bool] = field(default_factory=list)
 
     def add(self, found: NDArray[np.float64], dense: NDArray[np.float64], labels: NDArray[np.int64] | None) -> None:
         """Count a batch from log-probabilities of shape (B, C) and labels of shape (B,)."""
@@ -58,7 +58,7 @@ class _Tally:
         self.kl_nats += kl_divergence(dense, found).tolist()
         if labels is not None:
             best = np.argsort(-found, axis=1, kind="stable")[:, :5]
-            self.top1 += int((best[:, 0] == labels).sum())
+            self.correct += (best[:, 0] == labels).tolist()
             self.top5 += int((best == labels[:, None]).any(axis=1).sum())
 
 
@@ -135,10 +135,11 @@ def evaluate(
         EntryEvaluation(
             entry=engine.entry,
             engine_sha256=engine.sha256,
-            top1_correct=None if labels is None else tally.top1,
+            top1_correct=None if labels is None else sum(tally.correct),
             top5_correct=None if labels is None or tally.num_classes < MIN_CLASSES_TOP5 else tally.top5,
             agreeing=tally.agreeing,
             kl_nats=tuple(tally.kl_nats),
+            correct=None if labels is None else tuple(tally.correct),
         )
         for engine, tally in zip(engines, tallies.values(), strict=True)
     )

@@ -1,9 +1,8 @@
-"""Figures computed from raw samples when they are asked for: what ``bench``, ``evaluate`` and ``report`` print.
+"""Figures computed from raw samples when they are asked for: what ``bench`` and ``report`` print.
 
 latency_figures(row)                 percentiles, mean, throughput
 ratio_figures(measurement, row)      against the dense engine of the same run and batch size
 energy_figures(measurement, row)     gross energy, mean and peak power, per rail
-accuracy_figures(evaluation, entry)  top-1, top-5, agreement and KL against the dense engine
 """
 
 from __future__ import annotations
@@ -13,11 +12,9 @@ from numpy.typing import NDArray
 from pydantic import model_validator
 from typing_extensions import Self
 
-from heartvit_edge.bench.statistics import half_width, percentile, ratio_of_means, wilson
-from heartvit_edge.errors import InputError
+from heartvit_edge.bench.statistics import half_width, percentile, ratio_of_means
 from heartvit_edge.power.energy import NoEnergyError, check_coverage, integrate_mj
 from heartvit_edge.spec.base import Spec
-from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.measurement import EntryMeasurement, Measurement, PowerTrace, Trial
 
 MIN_SAMPLES = {0.5: 1, 0.9: 50, 0.99: 500}
@@ -110,24 +107,6 @@ class EnergyFigures(Spec):
     largest_gap_s: float | None
 
 
-class AccuracyFigures(Spec):
-    """Answers of one engine on an image set.
-
-    Attributes:
-        num_images: Images evaluated.
-        top1: Share of images whose label is the largest logit; Wilson interval.
-        top5: Share of images whose label is among the five largest logits; Wilson interval.
-        agreement: Share of images whose largest logit is the dense engine's; Wilson interval.
-        kl_nats: Mean KL(dense || this), in nats; Student interval over the images.
-    """
-
-    num_images: int
-    top1: Figure
-    top5: Figure
-    agreement: Figure
-    kl_nats: Figure
-
-
 def latency_figures(row: EntryMeasurement) -> LatencyFigures:
     """Return percentiles, mean and throughput of one engine at one batch size."""
     samples = np.concatenate([_latency_ms(trial) for trial in row.trials])
@@ -135,11 +114,11 @@ def latency_figures(row: EntryMeasurement) -> LatencyFigures:
     windows_s = [trial.end_s - trial.start_s for trial in row.trials]
     return LatencyFigures(
         num_samples=samples.size,
-        mean_ms=_around(float(samples.mean()), [float(_latency_ms(trial).mean()) for trial in row.trials]),
+        mean_ms=around(float(samples.mean()), [float(_latency_ms(trial).mean()) for trial in row.trials]),
         p50_ms=_percentile(samples, 0.5),
         p90_ms=_percentile(samples, 0.9),
         p99_ms=_percentile(samples, 0.99),
-        images_per_s=_around(
+        images_per_s=around(
             sum(images) / sum(windows_s), [count / window for count, window in zip(images, windows_s, strict=True)]
         ),
     )
@@ -184,7 +163,7 @@ def energy_figures(measurement: Measurement, row: EntryMeasurement) -> EnergyFig
     return EnergyFigures(
         mj_per_inference=per_inference,
         mj_per_image=_over(per_inference, row.batch_size),
-        mean_mw=_around(sum(energy_mj) / window_s, mean_mw),
+        mean_mw=around(sum(energy_mj) / window_s, mean_mw),
         peak_mw=Figure(value=_peak_mw(row, times_s, total_mw)),
         rails_mj_per_inference={
             label: _per_inference(row, times_s, np.asarray(readings, dtype=np.float64))
@@ -194,27 +173,6 @@ def energy_figures(measurement: Measurement, row: EntryMeasurement) -> EnergyFig
         num_readings=sum(found.num_readings for found in coverage),
         rate_hz=sum(found.num_readings for found in coverage) / window_s,
         largest_gap_s=max(found.largest_gap_s for found in coverage),
-    )
-
-
-def accuracy_figures(evaluation: Evaluation, entry: str) -> AccuracyFigures:
-    """Return accuracy, agreement and KL of one entry.
-
-    Raises:
-        InputError: If the evaluation has no such entry; the message lists those there are.
-    """
-    found = {answers.entry: answers for answers in evaluation.entries}
-    if entry not in found:
-        raise InputError(f"the evaluation has no entry {entry!r}, only {', '.join(found)}")
-    answers = found[entry]
-    unlabelled = "the images have no labels" if answers.top1_correct is None else "the model has fewer than six classes"
-    mean = float(np.mean(np.asarray(answers.kl_nats, dtype=np.float64)))
-    return AccuracyFigures(
-        num_images=evaluation.num_images,
-        top1=_share(answers.top1_correct, evaluation.num_images, unlabelled),
-        top5=_share(answers.top5_correct, evaluation.num_images, unlabelled),
-        agreement=_share(answers.agreeing, evaluation.num_images, ""),
-        kl_nats=_around(mean, answers.kl_nats),
     )
 
 
@@ -244,19 +202,12 @@ def _percentile(samples: NDArray[np.float64], share: float) -> Figure:
     return Figure(value=value, low=low, high=high)
 
 
-def _around(value: float, samples: tuple[float, ...] | list[float]) -> Figure:
+def around(value: float, samples: tuple[float, ...] | list[float]) -> Figure:
     """Return a pooled mean with the Student interval that the spread of the samples gives; none of ours is negative."""
     half = half_width(samples)
     if half is None:
         return Figure(value=value)
     return Figure(value=value, low=max(0.0, value - half), high=value + half)
-
-
-def _share(count: int | None, total: int, reason: str) -> Figure:
-    if count is None:
-        return Figure(value=None, reason=reason)
-    low, high = wilson(count, total)
-    return Figure(value=count / total, low=low, high=high)
 
 
 def _over(figure: Figure, divisor: int) -> Figure:
@@ -267,7 +218,7 @@ def _over(figure: Figure, divisor: int) -> Figure:
 def _per_inference(row: EntryMeasurement, times_s: NDArray[np.float64], power_mw: NDArray[np.float64]) -> Figure:
     energy_mj = [integrate_mj(times_s, power_mw, trial.start_s, trial.end_s) for trial in row.trials]
     counts = [len(trial.latency_ms) for trial in row.trials]
-    return _around(sum(energy_mj) / sum(counts), [mj / count for mj, count in zip(energy_mj, counts, strict=True)])
+    return around(sum(energy_mj) / sum(counts), [mj / count for mj, count in zip(energy_mj, counts, strict=True)])
 
 
 def _peak_mw(row: EntryMeasurement, times_s: NDArray[np.float64], power_mw: NDArray[np.float64]) -> float:

@@ -95,6 +95,35 @@ def wilson(successes: int, count: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the exact two-sided p-value that two answerers of the same questions are right equally often.
+
+    Questions that both answer right, or both wrong, say nothing; were the two equal, each of the others would be either
+    one's with probability one half.
+
+    Args:
+        only_first: Questions that the first alone answers right.
+        only_second: Questions that the second alone answers right.
+
+    Returns:
+        In [0, 1]; 1 where there is no such question.
+
+    Raises:
+        ValueError: If a count is negative.
+
+    Source:
+        McNemar (1947), Psychometrika 12(2), with the binomial law in place of its normal limit.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"counts must not be negative, found {only_first} and {only_second}")
+    count = only_first + only_second
+    choices = total = 1
+    for k in range(min(only_first, only_second)):
+        choices = choices * (count - k) // (k + 1)
+        total += choices
+    return min(1.0, 2 * total / (1 << count))
+
+
 def student_cdf(t: float, freedom: int) -> float:
     """Return P(T <= t) of Student's distribution with a whole number of degrees of freedom.
 

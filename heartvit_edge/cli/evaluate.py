@@ -54,7 +54,9 @@ def evaluate(
 ) -> None:
     """Count what the engines of PACK answer on DATA: top-1 and top-5 where there are labels, agreement, and KL.
 
-    Agreement is the share of images whose answer is the dense engine's; KL is the mean of KL(dense || entry) in nats.
+    Agreement is the share of images whose answer is the dense engine's; KL is the mean of KL(dense || entry) in nats;
+    McNemar's exact test says whether top-1 is the dense engine's. Under each entry stand those that carry out its plan,
+    at equal MACs, in another way: see export --baseline.
 
     Example: heartvit-edge evaluate pack --data my_labelled_images/ --out run
     """
@@ -102,9 +104,9 @@ def evaluate(
     if target is not None:
         evaluation.write(target, force=force)
     if json:
-        typer.echo(_as_json(evaluation, target))
+        typer.echo(_as_json(evaluation, content, target))
     else:
-        typer.echo(_as_table(evaluation))
+        typer.echo(_as_table(evaluation, content))
         if target is not None:
             typer.echo(target)
 
@@ -121,39 +123,61 @@ def _bar(progress: Progress, text: str) -> Callable[[int, int], None]:
     return lambda done, total: progress.update(task, completed=done, total=total)
 
 
-def _as_table(evaluation: Evaluation) -> str:
-    from heartvit_edge.bench.figures import accuracy_figures
-    from heartvit_edge.report.formats import SHARE, interval_text, value_text
+HEADER = ("entry", "MACs %", "top-1 % (95 % CI)", "top-5 %", "agreement % (95 % CI)", "KL nats", "McNemar p")
+MCNEMAR = (
+    "McNemar p: exact test of top-1 against dense; in brackets the images that only dense, only the entry has right"
+)
+
+
+def _as_table(evaluation: Evaluation, pack: BudgetPack) -> str:
+    from heartvit_edge.bench.accuracy_figures import accuracy_figures
+    from heartvit_edge.report.formats import SHARE, interval_text, number_text, value_text
 
     def percent(figure: Figure) -> str:
         interval = interval_text(figure, SHARE)
         return value_text(figure, SHARE) + (f" ({interval})" if interval else "")
 
-    header = ("entry", "top-1 % (95 % CI)", "top-5 %", "agreement % (95 % CI)", "KL nats")
     rows: list[tuple[str, ...]] = []
-    reasons: dict[str, None] = {}
+    notes: dict[str, None] = {}
     for answers in evaluation.entries:
-        found = accuracy_figures(evaluation, answers.entry)
-        top5 = value_text(found.top5, SHARE)
-        rows.append((answers.entry, percent(found.top1), top5, percent(found.agreement), value_text(found.kl_nats)))
-        for name, figure in (("top-1", found.top1), ("top-5", found.top5)):
+        found, entry = accuracy_figures(evaluation, answers.entry), pack.entry(answers.entry)
+        indent = "  " if entry.compares_with is not None else ""
+        macs = number_text(100 * entry.plan.macs_fraction, 1)
+        tested = value_text(found.mcnemar_p)
+        if found.only_dense_right is not None:
+            tested += f" ({found.only_dense_right}, {found.only_this_right})"
+            notes[MCNEMAR] = None
+        rows.append(
+            (
+                indent + answers.entry,
+                macs,
+                percent(found.top1),
+                value_text(found.top5, SHARE),
+                percent(found.agreement),
+                value_text(found.kl_nats),
+                tested,
+            )
+        )
+        for name, figure in (("top-1", found.top1), ("top-5", found.top5), ("McNemar p", found.mcnemar_p)):
             if figure.reason is not None:
-                reasons[f"{name}: {figure.reason}"] = None
-    notes = [f"{evaluation.num_images} images of {evaluation.images.name}", *reasons]
-    return "\n".join([aligned(header, rows), *notes])
+                notes[f"{name}: {figure.reason}"] = None
+    return "\n".join([aligned(HEADER, rows), f"{evaluation.num_images} images of {evaluation.images.name}", *notes])
 
 
-def _as_json(evaluation: Evaluation, target: Path | None) -> str:
-    from heartvit_edge.bench.figures import accuracy_figures
+def _as_json(evaluation: Evaluation, pack: BudgetPack, target: Path | None) -> str:
+    from heartvit_edge.bench.accuracy_figures import accuracy_figures
+
+    def row(name: str) -> dict[str, object]:
+        entry = pack.entry(name)
+        described = entry.model_dump(mode="json", include={"role", "compares_with", "gate", "reduction"})
+        costs = {"macs": entry.plan.macs, "macs_fraction": entry.plan.macs_fraction}
+        return {"entry": name, **described, **costs, **accuracy_figures(evaluation, name).model_dump(mode="json")}
 
     content = {
         "evaluation": None if target is None else str(target),
         "backend": evaluation.backend,
         "precision": evaluation.precision,
         "images": evaluation.images.model_dump(mode="json"),
-        "rows": [
-            {"entry": answers.entry} | accuracy_figures(evaluation, answers.entry).model_dump(mode="json")
-            for answers in evaluation.entries
-        ],
+        "rows": [row(answers.entry) for answers in evaluation.entries],
     }
     return jsonlib.dumps(content, indent=1)

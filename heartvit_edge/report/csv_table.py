@@ -19,7 +19,7 @@ def csv_text(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     ends = [f"{key}{end}" for key in keys for end in ("", "_low", "_high")]
-    writer.writerow(["run", "entry", "batch_size", *ends, "missing"])
+    writer.writerow(["run", "entry", "batch_size", "role", "compares_with", *ends, "missing"])
     for row in rows:
         figures = [row.figures[key] for key in keys]
         values = [number for figure in figures for number in (figure.value, figure.low, figure.high)]
@@ -29,5 +29,5 @@ def csv_text(rows: Sequence[Row]) -> str:
                 lacking.setdefault(figure.reason, []).append(key)
         missing = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in lacking.items())
         # An empty field is how CSV writes None.
-        writer.writerow([row.run, row.entry, row.batch_size, *values, missing])
+        writer.writerow([row.run, row.entry, row.batch_size, row.role, row.compares_with, *values, missing])
     return text.getvalue()

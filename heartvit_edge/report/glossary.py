@@ -25,6 +25,10 @@ WORDS = {
     "KL": "KL(dense || pruned) between class probabilities, in nats, averaged over images: 0 means identical answers.",
     "Agreement": "Share of images to which the pruned and the dense engine give the same class. Needs no labels.",
     "Top-1": "Share of images whose label is the engine's largest logit.",
+    "McNemar": "Exact two-sided test of top-1 against the dense engine, by the images that one of the two alone "
+    "answers right: p is how likely they are to part so unevenly by chance. A large p is no proof of equality.",
+    "Baseline": "The same plan, and so equal MACs, carried out in a simpler way: tokens dropped at random or by the "
+    "class token's attention, or merged into the likest.",
     "p50, p90, p99": "The time that 50, 90 or 99 of 100 inferences do not exceed, host array in to host array out.",
     "Speed-up": "Mean latency of the dense engine over this engine's, same run and batch size; above 1 is faster.",
     "Interval": "95 % confidence: Wilson for shares, order statistics for percentiles, block bootstrap for speed-up, "

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from heartvit_edge.report.columns import PAGE_COLUMNS
 from heartvit_edge.report.facts import commands, environment, headline
 from heartvit_edge.report.formats import DASH, interval_text, value_text
-from heartvit_edge.report.notes import grouped, reasons, row_title, under, warnings
+from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under, warnings
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 
@@ -47,7 +47,8 @@ def _table(rows: Sequence[Row], notes: dict[str, int]) -> list[str]:
     headings = ["Entry", *(f"{column.heading} ({column.unit})" for column in PAGE_COLUMNS)]
     lines = [_line(headings), _line(["---", *("---:" for _ in PAGE_COLUMNS)])]
     for row in rows:
-        cells = [_plain(row.entry)]
+        words = relation(row)
+        cells = [_plain(row.entry + (f" ({words})" if words else ""))]
         for column in PAGE_COLUMNS:
             figure = row.figures[column.key]
             if figure.reason is not None:

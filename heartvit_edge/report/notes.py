@@ -27,6 +27,12 @@ def row_title(row: Row, num_runs: int) -> str:
     return f"{row.run} · {batch}" if num_runs > 1 else batch.capitalize()
 
 
+def relation(row: Row) -> str:
+    """Return how an entry stands to the one with the same plan, and so with equal MACs; empty where it is that one."""
+    words = {"baseline": "baseline of", "finetuned": "fine-tuned form of", "control": "control of"}
+    return f"{words[row.role]} {row.compares_with}" if row.role in words and row.compares_with else ""
+
+
 def grouped(rows: Iterable[Row]) -> dict[tuple[str, int | None], list[Row]]:
     """Return the rows by run and batch size, in their order."""
     found: dict[tuple[str, int | None], list[Row]] = {}

@@ -49,18 +49,19 @@ OTHER_TOKENS: dict[Reduction, str] = {
 
 
 def plan_tables(entries: Sequence[PackEntry], title: str) -> list[Markup]:
-    """Return what each entry keeps and costs, what the pruned ones lose, and how each graph compares with PyTorch.
+    """Return what each plan keeps and costs, what the pruned ones lose, and how each graph compares with PyTorch.
 
     Args:
-        entries: Of one pack.
+        entries: Of one pack. Those that compare with another have its plan, and only a graph of their own.
         title: What stands before the tables' labels.
     """
-    pruned = [entry for entry in entries if not entry.plan.is_dense]
+    planned = [entry for entry in entries if entry.compares_with is None]
+    pruned = [entry for entry in planned if not entry.plan.is_dense]
     graphs = plain_table(GRAPH_HEADINGS, [_graph(entry) for entry in entries], f"{title}Graphs of the plans")
     if not pruned:
-        return [_kept_table(entries, title), graphs]
+        return [_kept_table(planned, title), graphs]
     losses = plain_table(LOSS_HEADINGS, [_loss(entry) for entry in pruned], f"{title}Loss of the plans")
-    return [_kept_table(entries, title), losses, graphs]
+    return [_kept_table(planned, title), losses, graphs]
 
 
 def _kept_table(entries: Sequence[PackEntry], title: str) -> Markup:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.bench.figures import (
     DENSE,
     Figure,
-    accuracy_figures,
     energy_figures,
     latency_figures,
     ratio_figures,
@@ -17,7 +17,7 @@ from heartvit_edge.bench.statistics import wilson
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
-from heartvit_edge.spec.pack import BudgetPack
+from heartvit_edge.spec.pack import PackEntry, Role
 from heartvit_edge.spec.plan import PruningPlan
 
 PLAN_KEYS = (
@@ -33,7 +33,8 @@ PLAN_KEYS = (
     "table_energy_mj",
     "nats_per_percent",
 )
-ANSWER_KEYS = ("kl_nats", "agreement", "top1", "top5")
+ANSWER_KEYS = ("kl_nats", "agreement", "top1", "mcnemar_p", "top5")
+LOSS_KEYS = ("predicted_loss_nats", "held_out_nats", "held_out_agreement", "nats_per_percent")
 LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s")
 ENERGY_KEYS = ("mj_per_inference", "mj_per_image", "mean_mw", "peak_mw")
 
@@ -54,6 +55,8 @@ class Row:
         run: Label of the run.
         entry: Name of the pack's entry.
         batch_size: Images an inference; None where the entry was not measured.
+        role: What the entry is for; None where the run has no pack.
+        compares_with: Name of the entry with the same plan; None for a dense or pruned entry, or without a pack.
         figures: Key of each column to its figure.
         details: Key of some columns to what stands under the number in place of an interval.
     """
@@ -61,6 +64,8 @@ class Row:
     run: str
     entry: str
     batch_size: int | None
+    role: Role | None
+    compares_with: str | None
     figures: dict[str, Figure]
     details: dict[str, str]
 
@@ -86,8 +91,8 @@ def _rows_of_run(run: Run) -> tuple[Row, ...]:
 
 
 def _row(run: Run, entry: str, measured: EntryMeasurement | None) -> Row:
-    plan = _plan_of(run.pack, entry)
-    figures = _plan_figures(plan) | _answer_figures(run.evaluation, entry)
+    stored = next((one for one in run.pack.entries if one.name == entry), None) if run.pack else None
+    figures = _plan_figures(stored) | _answer_figures(run.evaluation, entry)
     if run.measurement is not None and measured is not None:
         figures |= _measured_figures(run.measurement, measured)
     else:
@@ -96,8 +101,10 @@ def _row(run: Run, entry: str, measured: EntryMeasurement | None) -> Row:
         run=run.label,
         entry=entry,
         batch_size=measured.batch_size if measured else None,
+        role=stored.role if stored else None,
+        compares_with=stored.compares_with if stored else None,
         figures=figures,
-        details=_plan_details(plan) if plan else {},
+        details=_plan_details(stored.plan) if stored else {},
     )
 
 
@@ -105,13 +112,10 @@ def _missing(reason: str) -> Figure:
     return Figure(value=None, reason=reason)
 
 
-def _plan_of(pack: BudgetPack | None, entry: str) -> PruningPlan | None:
-    return next((found.plan for found in pack.entries if found.name == entry), None) if pack else None
-
-
-def _plan_figures(plan: PruningPlan | None) -> dict[str, Figure]:
-    if plan is None:
+def _plan_figures(entry: PackEntry | None) -> dict[str, Figure]:
+    if entry is None:
         return dict.fromkeys(PLAN_KEYS, _missing("the plan is stored in measurement.json, which this run lacks"))
+    plan = entry.plan
     tokens = sum(block.num_tokens for block in plan.blocks)
     heads = sum(len(block.kept_heads) for block in plan.blocks)
     return {
@@ -128,7 +132,12 @@ def _plan_figures(plan: PruningPlan | None) -> dict[str, Figure]:
             plan.energy_mj, NO_TABLE if plan.device_table_sha256 is None else "the device table has no energy"
         ),
         "nats_per_percent": _given(plan.nats_per_percent, "not known of this plan"),
-    } | _check_figures(plan)
+    } | (_check_figures(plan) if entry.compares_with is None else _loss_of_another(entry.compares_with))
+
+
+def _loss_of_another(name: str) -> dict[str, Figure]:
+    """Return no loss for an entry that carries out a plan in another way than the one that the plan was made for."""
+    return dict.fromkeys(LOSS_KEYS, _missing(f"the plan's loss is that of {name}, which carries it out in its own way"))
 
 
 def _check_figures(plan: PruningPlan) -> dict[str, Figure]:
@@ -176,6 +185,7 @@ def _answer_figures(evaluation: Evaluation | None, entry: str) -> dict[str, Figu
         "kl_nats": figures.kl_nats,
         "agreement": figures.agreement,
         "top1": figures.top1,
+        "mcnemar_p": figures.mcnemar_p,
         "top5": figures.top5,
     }
 

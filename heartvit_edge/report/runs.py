@@ -87,9 +87,10 @@ def _evaluation(path: Path) -> Evaluation:
     evaluation = Evaluation.read(path)
     for answers in evaluation.entries:
         counted = [answers.agreeing, answers.top1_correct or 0, answers.top5_correct or 0]
-        if len(answers.kl_nats) != evaluation.num_images or max(counted) > evaluation.num_images:
+        lengths = {len(stored) for stored in (answers.kl_nats, answers.correct) if stored is not None}
+        if lengths != {evaluation.num_images} or max(counted) > evaluation.num_images:
             raise InputError(
-                f"{path} counts {max(*counted, len(answers.kl_nats))} answers of entry {answers.entry!r}, "
+                f"{path} counts {max(*counted, *lengths)} answers of entry {answers.entry!r}, "
                 f"expected {evaluation.num_images}, one an image"
             )
     return evaluation

@@ -38,14 +38,18 @@ def facts_card(run: Run, several: bool) -> Markup:
 
 
 def tiles(rows: Sequence[Row], styles: dict[tuple[str, str], Series]) -> Markup:
-    """Return one tile per pruned entry and run, at the run's smallest batch size; empty without a measurement."""
+    """Return one tile per pruned or fine-tuned entry and run, at the run's smallest batch size; none without times."""
     found = []
     for run in dict.fromkeys(row.run for row in rows):
         sizes = [row.batch_size for row in rows if row.run == run and row.batch_size is not None]
         found += [
             _tile(row, styles[run, row.entry])
             for row in rows
-            if row.run == run and sizes and row.batch_size == min(sizes) and not row.is_dense
+            if row.run == run
+            and sizes
+            and row.batch_size == min(sizes)
+            and not row.is_dense
+            and row.role not in ("baseline", "control")
         ]
     return element("div", *found, class_="tiles") if found else Markup("")
 

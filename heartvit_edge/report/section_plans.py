@@ -33,7 +33,7 @@ def plans(runs: Sequence[Run], styles: dict[tuple[str, str], Series]) -> Markup:
 
 
 def _figures(pack: BudgetPack, styles: dict[str, Series], title: str) -> list[Markup]:
-    found = [(styles[entry.name], entry.plan) for entry in pack.entries]
+    found = [(styles[entry.name], entry.plan) for entry in pack.entries if entry.compares_with is None]
     all_heads = pack.shape.depth * pack.shape.num_heads
     thinned = [(series, plan) for series, plan in found if kept_heads(plan) < all_heads]
     whole = [series.name for series, plan in found if kept_heads(plan) == all_heads]

@@ -9,7 +9,7 @@ from heartvit_edge.report.columns import PAGE_COLUMNS, Column
 from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.layout import scrolled
 from heartvit_edge.report.markup import Markup, element, escaped
-from heartvit_edge.report.notes import grouped, reasons, row_title, under
+from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under
 from heartvit_edge.report.palette import Series
 from heartvit_edge.report.rows import Row
 
@@ -76,7 +76,9 @@ def _edge(column: Column) -> str | None:
 
 def _line(row: Row, series: Series, notes: dict[str, int]) -> Markup:
     swatch = element("span", class_=f"dot {series.colour}", aria_hidden="true")
-    name = element("th", swatch, escaped(row.entry), scope="row")
+    words = relation(row)
+    lower = (element("span", escaped(words), class_="under"),) if words else ()
+    name = element("th", swatch, escaped(row.entry), *lower, scope="row")
     return element("tr", name, *(_cell(row, column, notes) for column in PAGE_COLUMNS))
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from typing_extensions import Self
 
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.engine import Backend, Precision
@@ -21,6 +22,8 @@ class EntryEvaluation(Spec):
         top5_correct: Images whose label is among the five largest; None without labels or with fewer than six classes.
         agreeing: Images whose largest logit is the dense engine's.
         kl_nats: KL(dense || this) of every image, in nats, in image order.
+        correct: Whether the label is the largest logit of each image, in image order; None without labels, and in
+            evaluations from before it was stored.
     """
 
     entry: str
@@ -29,6 +32,13 @@ class EntryEvaluation(Spec):
     top5_correct: NonNegativeInt | None
     agreeing: NonNegativeInt
     kl_nats: tuple[NonNegativeFloat, ...]
+    correct: tuple[bool, ...] | None = None
+
+    @model_validator(mode="after")
+    def _counts_what_is_correct(self) -> Self:
+        if self.correct is not None and sum(self.correct) != self.top1_correct:
+            raise ValueError(f"{sum(self.correct)} answers are correct, top1_correct says {self.top1_correct}")
+        return self
 
 
 class SampleImage(Spec):

@@ -142,8 +142,11 @@ def make_evaluation(
     pack: BudgetPack | None = None,
     engine: str = ENGINE,
 ) -> Evaluation:
-    """Return answers to 100 images: dense 95 right; macs-0.5 90 right and 92 agreeing, KL 0.02 nats; one sample."""
-    right = {"dense": 95, "macs-0.5": 90}
+    """Return answers to 100 images: dense 95 right; macs-0.5 90 right and 92 agreeing, KL 0.02 nats; one sample.
+
+    Dense alone is right on 7 images, macs-0.5 alone on 2.
+    """
+    right = {"dense": range(95), "macs-0.5": range(7, 97)}
     return Evaluation(
         pack_sha256=(pack or make_pack()).digest(),
         images=ImageSetRef(name="shapes.npz", num_images=100, sha256="3" * 64, labelled=labelled),
@@ -154,10 +157,11 @@ def make_evaluation(
             EntryEvaluation(
                 entry=entry,
                 engine_sha256=engine,
-                top1_correct=right[entry] if labelled else None,
+                top1_correct=len(right[entry]) if labelled else None,
                 top5_correct=None,
                 agreeing=100 if entry == "dense" else 92,
                 kl_nats=(0.0 if entry == "dense" else 0.02,) * 100,
+                correct=tuple(image in right[entry] for image in range(100)) if labelled else None,
             )
             for entry in BLOCKS
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from heartvit_edge.bench.figures import accuracy_figures
+from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.measurement import Measurement
 from heartvit_edge.spec.pack import BudgetPack

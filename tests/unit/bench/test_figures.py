@@ -5,9 +5,9 @@ import pytest
 import scipy.stats
 from fakes.measurements import make_measurement, make_row, make_trial
 
+from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.bench.figures import (
     Figure,
-    accuracy_figures,
     achieved_rate_hz,
     energy_figures,
     latency_figures,

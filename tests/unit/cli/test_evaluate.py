@@ -11,7 +11,7 @@ import scipy.stats
 from fakes.tiny_engines import make_tiny_engines
 
 from heartvit_edge.bench import run as bench_run
-from heartvit_edge.bench.figures import accuracy_figures
+from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.data.preprocess import preprocess_one
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.files import sha256_file

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
-from heartvit_edge.bench.figures import accuracy_figures, energy_figures, latency_figures, ratio_figures
+from heartvit_edge.bench.accuracy_figures import accuracy_figures
+from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
 from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
 from heartvit_edge.report.notes import grouped, reasons, under, warnings
 from heartvit_edge.report.rows import rows_of
