@@ -15,6 +15,12 @@ from heartvit_edge.spec.pack import BudgetPack
 def make_tiny_engines(folder: Path) -> BudgetPack:
     """Write the tiny pack to ``folder/pack``, build both engines into ``folder/engines``, and return the manifest."""
     pack = make_tiny_pack(folder / "pack")
+    build_all(folder, pack)
+    return pack
+
+
+def build_all(folder: Path, pack: BudgetPack) -> None:
+    """Build an engine of every entry of the pack at ``folder/pack`` into ``folder/engines``."""
     for entry in pack.entries:
         build_engine(
             folder / "pack",
@@ -27,4 +33,3 @@ def make_tiny_engines(folder: Path) -> BudgetPack:
             detect_machine(),
             force=False,
         )
-    return pack

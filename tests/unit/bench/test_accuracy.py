@@ -78,7 +78,8 @@ def test_counts_and_kl_are_those_of_all_images_at_once_whatever_the_batch_size(l
     labels = np.random.default_rng(2).integers(NUM_CLASSES, size=NUM_IMAGES)
     (first, second), _ = run([make_engine("dense", dense), make_engine("macs-0.5", pruned)], labels, batch_size)
     order = np.argsort(pruned, axis=1)[:, ::-1]
-    assert second.top1_correct == (order[:, 0] == labels).sum()
+    assert second.correct == tuple(order[:, 0] == labels)
+    assert second.top1_correct == sum(second.correct)
     assert second.top5_correct == sum(label in row[:5] for label, row in zip(labels, order, strict=True))
     assert second.agreeing == (pruned.argmax(1) == dense.argmax(1)).sum()
     p, q = (scipy.special.softmax(x.astype(np.float64), axis=1) for x in (dense, pruned))
@@ -90,7 +91,7 @@ def test_counts_and_kl_are_those_of_all_images_at_once_whatever_the_batch_size(l
 def test_without_labels_there_is_no_accuracy_and_with_five_classes_no_top5(logits):
     dense, _ = logits
     (unlabelled,), _ = run([make_engine("dense", dense)])
-    assert (unlabelled.top1_correct, unlabelled.top5_correct) == (None, None)
+    assert (unlabelled.top1_correct, unlabelled.top5_correct, unlabelled.correct) == (None, None, None)
     (few,), _ = run([make_engine("dense", dense[:, :5])], np.zeros(NUM_IMAGES, dtype=np.int64))
     assert few.top1_correct is not None
     assert few.top5_correct is None

@@ -176,3 +176,35 @@ def test_accuracy_says_why_there_is_no_top1_or_top5():
 def test_accuracy_of_an_unknown_entry_names_those_there_are():
     with pytest.raises(InputError, match=r"no entry 'macs-0\.1', only dense"):
         accuracy_figures(make_evaluation(), "macs-0.1")
+
+
+def compared(first, second):
+    """Return an evaluation of ``dense`` and ``other``, each right on the images given, of 263."""
+    evaluation = make_evaluation()
+    found = []
+    for name, right in (("dense", first), ("other", second)):
+        answers = {"entry": name, "top1_correct": len(right), "correct": tuple(i in right for i in range(263))}
+        found.append(EntryEvaluation.model_validate(evaluation.entries[0].model_dump() | answers))
+    return evaluation.model_copy(update={"entries": tuple(found)})
+
+
+def test_mcnemar_counts_the_images_that_one_alone_answers_right():
+    found = accuracy_figures(compared(range(200), range(10, 203)), "other")
+    assert (found.only_dense_right, found.only_this_right) == (10, 3)
+    assert found.mcnemar_p.value == pytest.approx(scipy.stats.binomtest(3, 13, 0.5).pvalue)
+    dense = accuracy_figures(compared(range(200), range(10, 203)), "dense")
+    assert (dense.only_dense_right, dense.only_this_right, dense.mcnemar_p.value) == (0, 0, 1.0)
+
+
+def test_mcnemar_says_why_it_cannot_be_given():
+    unlabelled = accuracy_figures(make_evaluation(top1_correct=None, top5_correct=None), "dense")
+    assert unlabelled.mcnemar_p.reason == "the images have no labels"
+    older = accuracy_figures(make_evaluation(), "dense")
+    assert "is not stored: evaluate again" in older.mcnemar_p.reason
+    assert older.only_dense_right is None
+
+
+def test_answers_that_are_not_as_many_right_as_counted_are_refused():
+    fields = make_evaluation().entries[0].model_dump()
+    with pytest.raises(ValueError, match="2 answers are correct, top1_correct says 81"):
+        EntryEvaluation.model_validate(fields | {"correct": (True, True, False)})

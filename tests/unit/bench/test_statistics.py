@@ -93,6 +93,22 @@ def test_ratio_of_constant_samples_is_exact_and_certain():
     assert got == pytest.approx((1.5, 1.5, 1.5))
 
 
+@pytest.mark.parametrize("counts", [(0, 0), (0, 1), (3, 3), (7, 2), (2, 7), (0, 30), (45, 23), (812, 700)])
+def test_mcnemar_is_scipys_exact_binomial_test_of_one_half(counts):
+    count = sum(counts)
+    expected = scipy.stats.binomtest(counts[0], count, 0.5).pvalue if count else 1.0
+    assert statistics.mcnemar(*counts) == pytest.approx(expected, rel=1e-9)
+
+
+def test_mcnemar_of_ten_thousand_images_that_all_differ_is_zero_and_not_an_error():
+    assert statistics.mcnemar(10_000, 0) == 0.0
+
+
+def test_mcnemar_refuses_negative_counts():
+    with pytest.raises(ValueError, match="must not be negative"):
+        statistics.mcnemar(-1, 3)
+
+
 def test_ratio_cancels_a_drift_that_both_sides_share():
     # Round r runs r times slower on both sides: unpaired rounds would spread the ratio from 1/6 to 3/2.
     slow = [np.full(25, 1.0 * r) for r in (1, 2, 3)]

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
-from fakes.tiny_engines import make_tiny_engines
+from fakes.tiny_engines import build_all, make_tiny_engines
+from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.bench import run as bench_run
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
@@ -90,11 +91,47 @@ def test_the_table_gives_each_entry_a_line_and_says_why_a_figure_is_missing(eval
     result = evaluate(data="unlabelled.npz")
     header, dense, pruned, *notes = result.stdout.splitlines()
     assert header.startswith("entry")
-    assert dense.split()[:3] == ["dense", "—", "—"]
-    assert "100" in dense
+    assert dense.split()[:5] == ["dense", "100.0", "—", "—", "100"]
     assert pruned.startswith("macs-0.5")
     assert "top-1: the images have no labels" in notes
+    assert "McNemar p: the images have no labels" in notes
     assert f"{NUM_IMAGES} images of unlabelled.npz" in notes
+
+
+@pytest.fixture(scope="module")
+def with_baseline(tmp_path_factory):
+    """Return a folder with engines of the tiny pack and of a baseline that has the graph of its dense model."""
+    folder = tmp_path_factory.mktemp("compared")
+    pack = make_tiny_pack(folder / "pack")
+    dense, pruned = pack.entries
+    twin = {"name": "macs-0.5.random", "gate": "random", "role": "baseline", "compares_with": "macs-0.5"}
+    twin |= {"onnx": dense.onnx, "onnx_sha256": dense.onnx_sha256, "outputs": dense.outputs}
+    pack = pack.model_copy(update={"entries": (*pack.entries, pruned.model_copy(update=twin))})
+    pack.write(folder / "pack" / MANIFEST, force=True)
+    build_all(folder, pack)
+    return folder
+
+
+def test_a_baseline_stands_under_its_budget_with_equal_macs_and_its_own_test(run_cli, built, with_baseline, tmp_path):
+    words = ["--data", built[0] / "labelled.npz", "--engines", with_baseline / "engines"]
+    result = run_cli("evaluate", with_baseline / "pack", *words, "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    header, _, pruned, baseline, *notes = result.stdout.splitlines()
+    assert header.split()[-2:] == ["McNemar", "p"]
+    assert baseline.startswith("  macs-0.5.random")
+    assert pruned.split()[1] == baseline.split()[1] == "50.0"
+    graphs, labels = pack_outputs(built), built[3]
+    right = {name: found["logits"].argmax(1) == labels for name, found in graphs.items()}
+    only_dense = int((right["dense"] & ~right["macs-0.5"]).sum())
+    only_pruned = int((~right["dense"] & right["macs-0.5"]).sum())
+    assert only_dense + only_pruned > 0
+    assert pruned.endswith(f" ({only_dense}, {only_pruned})")
+    p_value = scipy.stats.binomtest(only_dense, only_dense + only_pruned, 0.5).pvalue
+    assert float(pruned.split()[-3]) == pytest.approx(p_value, rel=0.01)
+    assert baseline.endswith("1.00 (0, 0)")  # the same answers as the dense engine's
+    assert any(note.startswith("McNemar p: exact test of top-1 against dense") for note in notes)
+    stored = Evaluation.read(tmp_path / "run" / "evaluation.json")
+    assert [answers.correct for answers in stored.entries[:2]] == [tuple(right[name]) for name in ("dense", "macs-0.5")]
 
 
 def test_without_out_nothing_is_written(evaluate, monkeypatch, tmp_path):
@@ -109,7 +146,10 @@ def test_json_figures_are_those_of_the_stored_answers(evaluate, tmp_path):
     stored = Evaluation.read(tmp_path / "run" / "evaluation.json")
     assert printed["evaluation"] == str(tmp_path / "run" / "evaluation.json")
     for shown in printed["rows"]:
-        assert shown == {"entry": shown["entry"]} | accuracy_figures(stored, shown["entry"]).model_dump(mode="json")
+        figures = accuracy_figures(stored, shown["entry"]).model_dump(mode="json")
+        assert {name: shown[name] for name in figures} == figures
+    described = [[row[name] for name in ("role", "gate", "reduction", "macs_fraction")] for row in printed["rows"]]
+    assert described == [["dense", None, "drop", 1.0], ["pruned", "tiny", "drop", 0.5]]
     assert printed["rows"][0]["top5"]["reason"] == "the model has fewer than six classes"
 
 

@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from fakes.compared import BASELINE, CONTROL, compared_run
 from fakes.planned_pack import planned_pack
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
@@ -69,6 +70,7 @@ CASES = {
     "without labels": [_run(measurement=make_measurement(), evaluation=make_evaluation(labelled=False))],
     "one entry, one sample": [_run(measurement=make_measurement({"dense": [2.0]}), evaluation=make_evaluation())],
     "everything known of a plan": [_run(measurement=make_measurement(pack=planned_pack()))],
+    "a baseline and a control": [compared_run()],
     "two packs": [FULL, _run("other", make_measurement(pack=make_pack("other_vit")))],
     "three runs": [FULL, _run("slow", make_measurement()), _run("asked", evaluation=make_evaluation())],
 }
@@ -105,6 +107,23 @@ def test_the_summary_shows_every_figure_of_the_rows():
         assert line[0] == row.entry
         for cell, column in zip(line[1:], PAGE_COLUMNS, strict=True):
             assert cell.startswith(value_text(row.figures[column.key], column.unit))
+
+
+def test_a_baseline_has_a_line_and_no_tile_and_shares_the_plan_it_carries_out():
+    text = _page(compared_run())
+    reader = Reader(text)
+    assert [line[0] for line in reader.lines if len(line) == len(PAGE_COLUMNS) + 1] == [
+        "dense",
+        "macs-0.5",
+        f"{BASELINE}baseline of macs-0.5",
+        f"{CONTROL}control of dense",
+    ]
+    tiles = re.search(r'<div class="tiles">(.*?)</header>', text, flags=re.DOTALL)[1]
+    assert "macs-0.5<" in tiles
+    assert BASELINE not in tiles
+    assert CONTROL not in tiles
+    plans = text[text.index('id="plans"') : text.index('id="power"')]
+    assert plans.count(f">{BASELINE}<") == 1  # its graph; what is kept and lost is the plan's
 
 
 def test_a_missing_figure_is_a_dash_whose_footnote_says_why():

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import scipy.stats
+from fakes.compared import BASELINE, compared_run
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
 from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
-from heartvit_edge.report.notes import grouped, reasons, under, warnings
+from heartvit_edge.report.notes import grouped, reasons, relation, under, warnings
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.plan import PlanCheck
@@ -163,6 +165,35 @@ def test_answers_of_other_engines_than_the_timed_ones_are_told():
     assert same == ()
     assert len(other) == 1
     assert "dense, macs-0.5 are from different engines" in other[0]
+
+
+def test_an_entry_that_compares_has_its_own_answers_and_not_its_plans_loss():
+    rows = {row.entry: row for row in rows_of([compared_run()])}
+    assert [(row.role, row.compares_with) for row in rows.values()] == [
+        ("dense", None),
+        ("pruned", None),
+        ("baseline", "macs-0.5"),
+        ("control", "dense"),
+    ]
+    pruned, baseline = rows["macs-0.5"], rows[BASELINE]
+    assert baseline.figures["macs_fraction"] == pruned.figures["macs_fraction"]
+    assert (pruned.figures["top1"].value, baseline.figures["top1"].value) == (0.9, 0.7)
+    for key in ("predicted_loss_nats", "held_out_nats", "held_out_agreement", "nats_per_percent"):
+        assert "is that of macs-0.5, which carries it out in its own way" in baseline.figures[key].reason
+    assert pruned.figures["predicted_loss_nats"].value == 0.0125
+
+
+def test_mcnemar_stands_beside_top1():
+    rows = {row.entry: row for row in rows_of([compared_run()])}
+    found = [rows[name].figures["mcnemar_p"].value for name in ("dense", "macs-0.5", BASELINE)]
+    expected = [scipy.stats.binomtest(few, count, 0.5).pvalue for few, count in ((2, 9), (5, 35))]
+    assert found == [1.0, *map(pytest.approx, expected)]
+    assert under(rows["dense"], COLUMN["mcnemar_p"], rows["dense"].figures["mcnemar_p"], "") == "reference"
+
+
+def test_how_an_entry_stands_to_the_one_with_the_same_plan_is_said():
+    assert [relation(row) for row in rows_of([compared_run()])] == ["", "", "baseline of macs-0.5", "control of dense"]
+    assert [relation(row) for row in rows_of([Run("alone", None, make_evaluation(), None)])] == ["", ""]
 
 
 def test_a_plan_with_many_sites_shows_its_first_and_last_token_count():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
+from fakes.compared import BASELINE, compared_run
 from fakes.runs import NO_POWER, make_evaluation, make_measurement
 
 from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
@@ -75,3 +76,13 @@ def test_the_markdown_file_has_the_commands_and_the_environment():
     assert "    heartvit-edge evaluate pack --data shapes.npz --out run\n" in text
     assert "- python version: 3.11\n" in text
     assert "- GPU: —\n" in text
+
+
+def test_both_files_say_what_an_entry_is_compared_with():
+    run = compared_run()
+    rows = rows_of([run])
+    lines = {line["entry"]: line for line in csv.DictReader(io.StringIO(csv_text(rows)))}
+    assert (lines[BASELINE]["role"], lines[BASELINE]["compares_with"]) == ("baseline", "macs-0.5")
+    assert (lines["macs-0.5"]["role"], lines["macs-0.5"]["compares_with"]) == ("pruned", "")
+    assert float(lines[BASELINE]["mcnemar_p"]) == rows[2].figures["mcnemar_p"].value
+    assert f"| {BASELINE} (baseline of macs-0.5) |" in markdown_text([run], rows)
