@@ -536,7 +536,7 @@ def test_ctrl_c_while_scoring_leaves_no_map_and_no_pack_and_the_next_run_goes_on
 
 
 def test_ctrl_c_while_exporting_leaves_no_pack(export, tmp_path, monkeypatch):
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(export_pack, "check_parity", interrupted)

@@ -81,31 +81,31 @@ def test_only_entries_that_drop_tokens_name_a_gate_and_kept_patches(pack):
     ]
 
 
-def test_each_plan_is_followed_by_its_baselines_and_any_entry_can_be_added(dense, tmp_path):
-    plans = [plan_of(dense.shape, {1: 8, 3: 4}, source=dense.source), plan_of(dense.shape, kept_heads={0: [1]})]
-    plans[1] = plans[1].model_copy(update={"source": dense.source, "budgets": (Budget(limit=0.9),)})
+def test_each_plan_is_followed_by_its_baselines_largest_first(dense):
+    plans = [plan_of(dense.shape, {1: 8, 3: 4}, limit=0.5), plan_of(dense.shape, kept_heads={0: [1]}, limit=0.9)]
     entries = planned_entries(dense, plans, "attention-received", "fuse", ["random", "merge", "random"])
-    trained = load_tiny(tmp_path, seed=1).module  # other weights, as after fine-tuning
-    entries += [
-        Entry("macs-0.5.tuned", trained, entries[2].plan, "class-attention", "mine", "drop", "finetuned", "macs-0.5"),
-        Entry("control", trained, entries[0].plan, role="control", compares_with="dense"),
-    ]
-    manifest = written(dense, tmp_path / "pack", entries=entries)
-    assert BudgetPack.open(tmp_path / "pack") == manifest
-    found = [(entry.name, entry.role, entry.compares_with, entry.gate, entry.reduction) for entry in manifest.entries]
-    assert found == [
+    assert [(entry.name, entry.role, entry.compares_with, entry.gate_name, entry.reduction) for entry in entries] == [
         ("dense", "dense", None, None, "drop"),
         ("macs-0.9", "pruned", None, None, "fuse"),  # no token goes: nothing to choose, and no baseline
         ("macs-0.5", "pruned", None, "attention-received", "fuse"),
         ("macs-0.5.random", "baseline", "macs-0.5", "random", "drop"),
         ("macs-0.5.merge", "baseline", "macs-0.5", None, "merge"),
-        ("macs-0.5.tuned", "finetuned", "macs-0.5", "mine", "drop"),
-        ("control", "control", "dense", None, "drop"),
     ]
-    assert [output.shape for output in manifest.entry("macs-0.5").outputs[1:]] == [(None, 6), (None, 2)]
-    assert [output.shape for output in manifest.entry("macs-0.5.merge").outputs[1:]] == [(None, 7), (None, 3)]
-    hashes = {entry.name: entry.onnx_sha256 for entry in manifest.entries}
-    assert hashes["control"] != hashes["dense"]
+
+
+def test_entries_with_weights_gates_and_reductions_of_their_own_are_stored_as_they_are(dense, tmp_path):
+    plan = plan_of(dense.shape, {1: 8, 3: 4}, source=dense.source)
+    entries = planned_entries(dense, [plan], "class-attention", "fuse", ["merge"])
+    trained = load_tiny(tmp_path, seed=1).module  # other weights, as after fine-tuning
+    entries.append(Entry("control", trained, entries[0].plan, role="control", compares_with="dense"))
+    manifest = written(dense, tmp_path / "pack", entries=entries)
+    assert BudgetPack.open(tmp_path / "pack") == manifest
+    whole, fused, merged, control = manifest.entries
+    assert [output.shape for output in fused.outputs[1:]] == [(None, 6), (None, 2)]
+    assert [output.shape for output in merged.outputs[1:]] == [(None, 7), (None, 3)]
+    assert (fused.reduction, fused.gate, merged.reduction, merged.gate) == ("fuse", "class-attention", "merge", None)
+    assert (control.role, control.compares_with) == ("control", "dense")
+    assert control.onnx_sha256 != whole.onnx_sha256
 
 
 def test_a_plan_that_fuse_cannot_carry_out_leaves_no_pack(dense, tmp_path):
