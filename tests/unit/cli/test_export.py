@@ -221,7 +221,7 @@ def test_a_plan_made_by_plan_with_the_gate_is_used_again_by_export(run_cli, expo
 
 
 def test_baselines_carry_out_each_plan_at_equal_macs_in_their_own_way(export, tmp_path):
-    words = ["--plan-images", "0", "--budget", "0.5", "--budget", "0.8", "--gate", "attention-received"]
+    words = ["--plan-images", "0", "--budget", "0.5", "--gate", "attention-received"]
     baselines = [word for name in ("random", "class-attention", "merge") for word in ("--baseline", name)]
     result = export(tmp_path / "pack", *words, *baselines)
     assert result.exit_code == 0, result.stderr
@@ -229,10 +229,6 @@ def test_baselines_carry_out_each_plan_at_equal_macs_in_their_own_way(export, tm
     found = [(entry.name, entry.role, entry.compares_with, entry.gate, entry.reduction) for entry in pack.entries]
     assert found == [
         ("dense", "dense", None, None, "drop"),
-        ("macs-0.8", "pruned", None, "attention-received", "drop"),
-        ("macs-0.8.random", "baseline", "macs-0.8", "random", "drop"),
-        ("macs-0.8.class-attention", "baseline", "macs-0.8", "class-attention", "drop"),
-        ("macs-0.8.merge", "baseline", "macs-0.8", None, "merge"),
         ("macs-0.5", "pruned", None, "attention-received", "drop"),
         ("macs-0.5.random", "baseline", "macs-0.5", "random", "drop"),
         ("macs-0.5.class-attention", "baseline", "macs-0.5", "class-attention", "drop"),
@@ -241,7 +237,7 @@ def test_baselines_carry_out_each_plan_at_equal_macs_in_their_own_way(export, tm
     for entry in pack.entries:
         if entry.compares_with is not None:
             assert entry.plan == pack.entry(entry.compares_with).plan
-    assert "9/9" in result.stderr
+    assert "5/5" in result.stderr
 
 
 @pytest.mark.parametrize("reduction", ["fuse", "merge"])
