@@ -43,6 +43,12 @@ class TokenGate(nn.Module):
             }
         )
 
+    def network(self, site: int) -> SiteNetwork:
+        """Return the network of a site."""
+        found = self.networks[str(site)]
+        assert isinstance(found, SiteNetwork)
+        return found
+
     def forward(self, site: int, tokens: Tensor, weights: Tensor) -> Tensor:
         """Return what each patch token is worth, shape (B, N - num_prefix); higher is kept.
 
@@ -51,9 +57,8 @@ class TokenGate(nn.Module):
             tokens: What enters it, shape (B, N, C).
             weights: Attention weights of the block before, shape (B, heads, N, N).
         """
-        scores: Tensor = self.networks[str(site)](
-            tokens, attention_features(weights, self.num_prefix), num_prefix=self.num_prefix
-        )
+        features = attention_features(weights, self.num_prefix)
+        scores: Tensor = self.network(site)(tokens, features, num_prefix=self.num_prefix)
         return scores
 
 

@@ -1,0 +1,144 @@
+"""A gate learns from scores: one network a site, each by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from heartvit_edge.gating.examples import SiteExamples, scores_of
+from heartvit_edge.gating.token_gate import TokenGate
+
+
+@dataclass(frozen=True)
+class DistilSettings:
+    """How a gate learns from scores.
+
+    Attributes:
+        epochs: Passes over the examples.
+        batch_size: Images a step.
+        learning_rate: The largest, of a one-cycle schedule.
+        weight_decay: Of AdamW.
+        regression: Weight of the squared error of the logarithm of the score, beside the ranking.
+        seed: Of the order of images.
+    """
+
+    epochs: int = 10
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    weight_decay: float = 0.05
+    regression: float = 0.3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SiteQuality:
+    """How well a gate ranks at one site, on examples it did not learn from.
+
+    Attributes:
+        mass_kept: Share of the scores' sum that the patches kept by the gate hold, mean over images.
+        best_mass_kept: The same for the patches of the largest scores: the most there is.
+    """
+
+    mass_kept: float
+    best_mass_kept: float
+
+
+def distil(
+    gate: TokenGate,
+    examples: Mapping[int, SiteExamples],
+    settings: DistilSettings,
+    advance: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Train the gate's networks, each on the examples of its site; afterwards a score is a logarithm of nats.
+
+    Args:
+        gate: Its weights are changed; it stays on its device.
+        examples: Site to its examples.
+        settings: How.
+        advance: Told of images done; there are epochs x sites x images of them, but for what fills no batch.
+    """
+    for site, found in examples.items():
+        _distil_site(gate, site, found, settings, advance)
+        _calibrate(gate, site, found)
+
+
+def _distil_site(
+    gate: TokenGate, site: int, examples: SiteExamples, settings: DistilSettings, advance: Callable[[int], None]
+) -> None:
+    network, parameter = gate.network(site), next(gate.parameters())
+    logs = log_nats(examples.scores)
+    mean, spread = logs.mean(), logs.std()
+    batch = min(settings.batch_size, len(examples))
+    steps = settings.epochs * (len(examples) // batch)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1)
+    draws = torch.Generator().manual_seed(settings.seed)
+    network.train()
+    for _ in range(settings.epochs):
+        for rows in torch.randperm(len(examples), generator=draws).split(batch):
+            if len(rows) < batch:
+                continue
+            found = network(
+                examples.tokens[rows].to(parameter),
+                examples.attention[rows].to(parameter),
+                num_prefix=gate.num_prefix,
+            )
+            target = ((logs[rows] - mean) / spread).to(parameter)
+            loss = ranking_loss(found, examples.scores[rows].to(parameter))
+            loss = loss + settings.regression * ((found / 2 - target) ** 2).mean()
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            advance(len(rows))
+    network.eval()
+
+
+def ranking_loss(found: Tensor, scores: Tensor) -> Tensor:
+    """Return the cross-entropy of the softmax of what was found against the square roots of the scores, normalised.
+
+    Args:
+        found: The gate's scores, shape (B, P).
+        scores: Nats, shape (B, P), non-negative.
+
+    Source:
+        Cao et al. (2007), "Learning to Rank: From Pairwise Approach to Listwise Approach" (ListNet, top one). The
+        square root is our own choice: without it a few tokens are all that counts.
+    """
+    share = scores.clamp_min(0).sqrt()
+    share = share / share.sum(dim=1, keepdim=True).clamp_min(torch.finfo(share.dtype).tiny)
+    return -(share * functional.log_softmax(found, dim=1)).sum(dim=1).mean()
+
+
+def log_nats(scores: Tensor) -> Tensor:
+    """Return the logarithms of scores, of which none is less than a millionth of a millionth of a nat."""
+    return scores.clamp_min(1e-12).log()
+
+
+def _calibrate(gate: TokenGate, site: int, examples: SiteExamples) -> None:
+    """Scale and shift the last layer so that a score is the logarithm of nats, by least squares; no order changes."""
+    found, logs = scores_of(gate, site, examples).double(), log_nats(examples.scores).double()
+    centred = found - found.mean()
+    slope = float((centred * (logs - logs.mean())).sum() / (centred**2).sum().clamp_min(1e-30))
+    slope = max(slope, 1e-3)  # a gate that learnt nothing keeps its order all the same
+    shift = float(logs.mean() - slope * found.mean())
+    layer = gate.network(site).score
+    with torch.no_grad():
+        layer.weight.mul_(slope)
+        layer.bias.mul_(slope).add_(shift)
+
+
+def site_quality(gate: TokenGate, site: int, examples: SiteExamples, num_keep: int) -> SiteQuality:
+    """Return how well a gate ranks the examples of a site where ``num_keep`` patches stay."""
+    found = scores_of(gate, site, examples)
+    total = examples.scores.sum(dim=1).clamp_min(1e-30)
+
+    def kept(order: Tensor) -> float:
+        rows = order.topk(num_keep, dim=1).indices
+        return float((examples.scores.gather(1, rows).sum(dim=1) / total).mean())
+
+    return SiteQuality(kept(found), kept(examples.scores))

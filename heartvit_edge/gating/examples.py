@@ -1,0 +1,119 @@
+"""What a gate learns from: its inputs at each site, and the scores that it cannot compute on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+
+from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.token_gate import TokenGate, attention_features
+from heartvit_edge.model.forward import RemovalGates, continue_forward, embed, keep_tokens, run_block
+from heartvit_edge.sensitivity.draws import RESCORING, image_generator
+from heartvit_edge.sensitivity.fisher import low_rank_diagonal
+from heartvit_edge.sensitivity.plan_images import PlanImages
+from heartvit_edge.sensitivity.precision import full_precision
+from heartvit_edge.sensitivity.thinned import RESCORING_RANK
+
+NOISE = 0.4
+"""Spread of the random factors (their logarithm) on scores that choose the tokens of the next site's examples."""
+
+
+@dataclass(frozen=True)
+class SiteExamples:
+    """Inputs and scores at one site, on the CPU.
+
+    Attributes:
+        tokens: What enters the site, shape (N, num_prefix + P, C), float16.
+        attention: Features of the attention in the block before, shape (N, P, F), float16.
+        scores: Nats that removing each patch token adds, shape (N, P), float32.
+    """
+
+    tokens: Tensor
+    attention: Tensor
+    scores: Tensor
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.scores)
+
+
+def collect_examples(images: PlanImages, model: GatedViT) -> dict[int, SiteExamples]:
+    """Return examples at each site of a plan.
+
+    From one site to the next tokens go as the scores have it, times random factors: a gate errs, and its later
+    networks see what its earlier ones left. Those are what a gate's errors are like, without a gate.
+
+    Args:
+        images: The images, and the seed of the factors; their batches stay in memory, so take some thousands at most.
+        model: The gated model; its gate is not asked.
+    """
+    found: dict[int, list[SiteExamples]] = {site: [] for site in model.num_keep}
+    first = 0
+    with images.watch("scoring tokens for the gate", images.num_images) as advance:
+        for batch in images.batches:
+            draws = [image_generator(images.settings.seed, RESCORING, first + row) for row in range(len(batch))]
+            for site, examples in _collect_batch(model.backbone, model.num_keep, batch, draws).items():
+                found[site].append(examples)
+            first += len(batch)
+            advance(len(batch))
+    return {site: _joined(parts) for site, parts in found.items()}
+
+
+def _collect_batch(
+    model: VisionTransformer, num_keep: Mapping[int, int], batch: Tensor, draws: Sequence[torch.Generator]
+) -> dict[int, SiteExamples]:
+    prefix = model.num_prefix_tokens
+    with torch.no_grad():
+        tokens = embed(model, batch)
+    found, weights = {}, batch.new_empty(0)
+    for index, block in enumerate(model.blocks):
+        if index in num_keep:
+            scores = _scores_at(model, tokens, index)
+            found[index] = SiteExamples(
+                tokens.half().cpu(), attention_features(weights, prefix).half().cpu(), scores.float().cpu()
+            )
+            factors = torch.stack([torch.randn(scores.shape[1], generator=draw) for draw in draws])
+            noisy = scores.clamp_min(torch.finfo(scores.dtype).tiny).log() + NOISE * factors.to(scores)
+            tokens = keep_tokens(tokens, noisy.topk(num_keep[index], dim=1).indices.sort(dim=1).values, prefix)
+        with torch.no_grad():
+            tokens, weights = run_block(block, tokens)
+    return found
+
+
+def _scores_at(model: VisionTransformer, tokens: Tensor, site: int) -> Tensor:
+    """Return half the Fisher diagonal of the removal of each patch token, shape (B, P), in nats."""
+    with full_precision(tokens.device):
+        gates = torch.ones(
+            len(tokens), tokens.shape[1] - model.num_prefix_tokens, device=tokens.device, requires_grad=True
+        )
+        logits = continue_forward(model, tokens, site, RemovalGates(tokens={site: gates}))
+        return low_rank_diagonal(logits.log_softmax(dim=1), gates, RESCORING_RANK)
+
+
+def _joined(parts: Sequence[SiteExamples]) -> SiteExamples:
+    return SiteExamples(
+        torch.cat([part.tokens for part in parts]),
+        torch.cat([part.attention for part in parts]),
+        torch.cat([part.scores for part in parts]),
+    )
+
+
+@torch.no_grad()
+def scores_of(gate: TokenGate, site: int, examples: SiteExamples, batch_size: int = 256) -> Tensor:
+    """Return a gate's scores of the examples, shape (N, P), on the CPU."""
+    network, parameter = gate.network(site), next(gate.parameters())
+    found = [
+        network(
+            tokens.to(parameter),
+            attention.to(parameter),
+            num_prefix=gate.num_prefix,
+        )
+        for tokens, attention in zip(
+            examples.tokens.split(batch_size), examples.attention.split(batch_size), strict=True
+        )
+    ]
+    return torch.cat(found).cpu()
