@@ -1,0 +1,203 @@
+"""What a gate keeps of the scores' choice, at equal MACs: agreement and loss of every way to carry out the same plans.
+
+Gates learn from scores of training images alone, site by site. Test images are run once, at the end. Examples and gates
+are kept in a folder, so that a run that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from benchmarks import dinov2
+from benchmarks.claims import Claim, arguments, finish
+from benchmarks.plans import mean_interval
+from heartvit_edge.data.images import ImageSet
+from heartvit_edge.data.split import split
+from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
+from heartvit_edge.gating.examples import SiteExamples, collect_examples
+from heartvit_edge.gating.gate import GateName
+from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.random_gate import RandomGate
+from heartvit_edge.gating.token_gate import TokenGate, make_token_gate
+from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.sensitivity.loss import kl_to_dense
+from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
+from heartvit_edge.sensitivity.score import make_settings
+from heartvit_edge.sensitivity.thinned import thin
+from heartvit_edge.spec.pack import Reduction
+from heartvit_edge.spec.plan import PruningPlan
+
+IMG_SIZE = 112
+CHUNK = 1000
+AGREEMENT = {0.65: (0.93, 0.06), 0.5: (0.75, 0.20)}
+"""Share of MACs to the least agreement with the dense model, and the least gain over class attention."""
+KEPT = 0.85
+Run = Callable[[], tuple[NDArray[np.float64], int]]
+"""Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for examples, gates and answers")
+    parser.add_argument("--plan", type=Path, nargs="+", required=True, help="plans, made with the scores choosing")
+    parser.add_argument("--learnt", type=int, default=8000, help="training images that gates learn from")
+    parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
+    parser.add_argument("--evaluated", type=int, default=2000, help="test images")
+    parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
+    parser.add_argument("--no-evaluation", action="store_true", help="train the gates and stop")
+    args = parser.parse_args()
+    torch.set_float32_matmul_precision("medium")
+    dense = dinov2.load_model(args.shared, IMG_SIZE)
+    plans = [PruningPlan.read(path) for path in args.plan]
+    learnt, held_out = split(dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17), args.learnt, 0)
+    assert held_out is not None
+    gates = {plan.label: _train(dense, plan, learnt, held_out, args.work, args.epochs) for plan in plans}
+    if args.no_evaluation:
+        return
+    images = load_plan_images(dense, dinov2.draw(args.shared, "eval", args.evaluated, 3), make_settings(12))
+    claims: list[Claim] = []
+    rows: list[dict[str, Any]] = []
+    for plan in plans:
+        gate, seconds = gates[plan.label]
+        found = {name: _Answers(*run()) for name, run in _ways(dense, plan, gate, images).items()}
+        rows += [
+            {"plan": plan.label, "macs": plan.macs_fraction, "way": name} | one.row() for name, one in found.items()
+        ]
+        claims += _claims(plan, found, seconds)
+    finish(claims, {"ways": rows, "plans": [json.loads(plan.to_json()) for plan in plans]}, args)
+
+
+def _train(
+    dense: DenseModel, plan: PruningPlan, learnt: ImageSet, held_out: ImageSet, work: Path, epochs: int
+) -> tuple[TokenGate, float]:
+    """Return the gate of a plan, and the seconds that its training took, scores apart."""
+    folder = work / f"{plan.label}-{plan.digest()[:8]}"
+    path = folder / f"gate-{len(learnt)}-{epochs}.pt"
+    torch.manual_seed(0)
+    gate = make_token_gate(plan)
+    model = GatedViT(dense.module, plan, gate)
+    if path.exists():
+        stored = torch.load(path)
+        gate.load_state_dict(stored["gate"])
+        return gate.eval(), stored["seconds"]
+    examples = _examples(dense, model, learnt, folder / "learnt")
+    others = _examples(dense, model, held_out, folder / "held_out")
+    start = time.monotonic()
+    distil(gate, examples, DistilSettings(epochs=epochs))
+    seconds = time.monotonic() - start
+    for site, found in others.items():
+        quality, own = (site_quality(gate, site, one, model.num_keep[site]) for one in (found, examples[site]))
+        print(
+            f"{plan.label} block {site}: score mass kept {quality.mass_kept:.4f} of {quality.best_mass_kept:.4f}, "
+            f"of images learnt from {own.mass_kept:.4f} of {own.best_mass_kept:.4f}",
+            flush=True,
+        )
+    torch.save({"gate": gate.state_dict(), "seconds": seconds}, path)
+    return gate.eval(), seconds
+
+
+def _examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: Path) -> dict[int, SiteExamples]:
+    """Return examples of the images, made in chunks that are stored."""
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = make_settings(dense.shape.depth)
+    chunks = []
+    rest: ImageSet | None = images
+    while rest is not None:
+        part, rest = split(rest, min(CHUNK, len(rest)), 0)
+        path = folder / f"{part.sha256[:16]}.pt"
+        if not path.exists():
+            start = time.monotonic()
+            found = collect_examples(load_plan_images(dense, part, settings, batch_size=32), model)
+            torch.save({site: (one.tokens, one.attention, one.scores) for site, one in found.items()}, path)
+            print(f"{len(part)} images scored in {time.monotonic() - start:.0f} s", flush=True)
+        chunks.append(torch.load(path))
+    return {
+        site: SiteExamples(*(torch.cat(parts) for parts in zip(*(c[site] for c in chunks), strict=True)))
+        for site in chunks[0]
+    }
+
+
+class _Answers:
+    """Losses of images in nats, and whether their first class is the dense model's."""
+
+    def __init__(self, losses: NDArray[np.float64], num_agreeing: int) -> None:
+        self.losses, self.num_agreeing = losses, num_agreeing
+
+    @property
+    def agreement(self) -> float:
+        return self.num_agreeing / len(self.losses)
+
+    def row(self) -> dict[str, Any]:
+        return {"agreement": self.agreement, "kl_nats": list(mean_interval(self.losses)), "images": len(self.losses)}
+
+
+def _ways(dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages) -> dict[str, Run]:
+    def by_scores() -> tuple[NDArray[np.float64], int]:
+        ran = thin(images, plan.blocks)
+        return ran.losses, ran.num_agreeing
+
+    gated: dict[str, tuple[GateName | torch.nn.Module | None, Reduction]] = {
+        "random": (RandomGate(plan), "drop"),
+        "attention received": ("attention-received", "drop"),
+        "class attention": ("class-attention", "drop"),
+        "merge": (None, "merge"),
+        "gate": (gate, "drop"),
+        "gate, dropped tokens fused": (gate, "fuse"),
+    }
+    ways: dict[str, Run] = {
+        way: partial(_run, GatedViT(dense.module, plan, chosen, reduction).eval(), images)
+        for way, (chosen, reduction) in gated.items()
+    }
+    return ways | {"scores": by_scores}
+
+
+@torch.no_grad()
+def _run(model: GatedViT, images: PlanImages) -> tuple[NDArray[np.float64], int]:
+    losses, agreeing = [], 0
+    for batch, answers in zip(images.batches, images.logits, strict=True):
+        logits = model(batch)[0]
+        losses.append(kl_to_dense(answers, logits).double().numpy())
+        agreeing += int((logits.argmax(dim=1) == answers.argmax(dim=1)).sum())
+    return np.concatenate(losses), agreeing
+
+
+def _claims(plan: PruningPlan, found: dict[str, _Answers], seconds: float) -> list[Claim]:
+    name, share = plan.label, plan.budgets[0].limit
+    least, gain = AGREEMENT.get(share, (None, None))
+    for way, one in found.items():
+        mean, low, high = mean_interval(one.losses)
+        print(f"{name} {way:28} agreement {one.agreement:.4f}  KL {mean:.4f} [{low:.4f}, {high:.4f}]", flush=True)
+    attention, gate, scores = (found[way] for way in ("class attention", "gate", "scores"))
+    return [
+        Claim(f"{name}: agreement with the gate", gate.agreement, at_least=least),
+        Claim(f"{name}: the same over class attention", gate.agreement - attention.agreement, at_least=gain),
+        Claim(f"{name}: share of the scores' gain kept, mean KL", *_kept(attention, gate, scores), at_least=KEPT),
+        Claim(f"{name}: minutes of training", seconds / 60, at_most=40),
+    ]
+
+
+def _kept(attention: _Answers, gate: _Answers, scores: _Answers) -> tuple[float, float, float]:
+    """Return the share of the gain over class attention that the gate keeps, and its 95 % bootstrap interval."""
+
+    def share(rows: NDArray[np.int64]) -> float:
+        worst, found, best = (float(one.losses[rows].mean()) for one in (attention, gate, scores))
+        return (worst - found) / (worst - best)
+
+    count = len(gate.losses)
+    draws = np.random.default_rng(0).integers(0, count, (2000, count))
+    low, high = np.quantile([share(rows) for rows in draws], (0.025, 0.975)).tolist()
+    return share(np.arange(count)), low, high
+
+
+if __name__ == "__main__":
+    main()
