@@ -36,7 +36,7 @@ from heartvit_edge.spec.budget import parse_joint
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 LOSSES = (0.02, 0.1, 0.3)
-PARTS = 4
+PARTS = 8
 
 
 def main() -> None:
@@ -48,7 +48,7 @@ def main() -> None:
     parser.add_argument("--calibrated", type=int, default=32, help="training images that scores are corrected on")
     parser.add_argument("--planning", type=int, default=128, help="scored images to improve plans on")
     parser.add_argument("--checked", type=int, default=256, help="training images that plans are checked on")
-    parser.add_argument("--evaluated", type=int, default=640, help="evaluation images")
+    parser.add_argument("--evaluated", type=int, default=2000, help="evaluation images")
     parser.add_argument("--rounds", type=int, default=Effort().rounds, help="most rounds of neighbours")
     parser.add_argument("--only", nargs="+", default=[], help="budgets whose plans are made and measured, and no more")
     args = parser.parse_args()

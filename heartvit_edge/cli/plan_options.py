@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from heartvit_edge.spec.sensitivity import SensitivityMap
 
 PLAN_IMAGES = 64
-DECIDING_PARTS = 4
+DECIDING_PARTS = 8
 """Parts in which images decide between plans, so that a plan which is surely worse leaves early."""
 CHECK_IMAGES = 128
 

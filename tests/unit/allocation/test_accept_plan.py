@@ -114,6 +114,31 @@ def test_a_plan_starts_no_worse_than_one_that_keeps_the_same_share_at_each_site(
     assert _accept("macs=0.7", world, scores=scores, effort=Effort(rounds=0)).blocks == level
 
 
+def test_a_plan_starts_no_worse_than_one_whose_tokens_grow_fewer_block_by_block():
+    by_site = {site: np.full((6, SHAPE.num_patches), 0.1 * (site > 1), dtype=np.float32) for site in SITES}
+    scores, world = make_table(by_site, sites=SITES), World.draw(0, power=8.0)
+    worth = np.array([0.0, 1.0, 1e-3, 1e-6])  # what is missing early is dear, and late it is free
+    world = replace(world, tokens=np.tile(worth, (24, 1)), heads=world.heads + 1)
+    wanted = [
+        [17, *(1 + round(16 - gone * (site / 3) ** power) for site in SITES)]
+        for power in (1.0, 1.5)
+        for gone in range(16)
+    ]
+    sloping = [
+        tuple(
+            BlockPlan(kept_heads=(0, 1, 2), num_tokens=max(count for count in SHAPE.token_counts() if count <= most))
+            for most in row
+        )
+        for row in wanted
+        if min(row) >= min(SHAPE.token_counts())
+    ]
+    affordable = [blocks for blocks in sloping if plan_macs(SHAPE, blocks) <= 0.7 * dense_macs(SHAPE)]
+    best = min(affordable, key=lambda blocks: world.losses(blocks).mean())
+    found = _accept("macs=0.7", world, scores=scores, effort=Effort(rounds=0))
+    assert found.predicted_loss_nats <= world.losses(best).mean()
+    assert found.blocks in sloping
+
+
 def test_latency_and_energy_are_those_of_the_device_table():
     device = make_device_table(mj=lambda n, h: 2.0 + n * h, shape=SHAPE, tokens=(4, 8, 12, 17), heads=(1, 3))
     plan = _accept("latency-ms=14,energy-mj=130", World.draw(0), table=device)
