@@ -142,7 +142,7 @@ def _as_table(evaluation: Evaluation, pack: BudgetPack) -> str:
     for answers in evaluation.entries:
         found, entry = accuracy_figures(evaluation, answers.entry), pack.entry(answers.entry)
         indent = "  " if entry.compares_with is not None else ""
-        macs = number_text(100 * entry.plan.macs_fraction, 1)
+        macs = number_text(100 * entry.macs_fraction, 1)
         tested = value_text(found.mcnemar_p)
         if found.only_dense_right is not None:
             tested += f" ({found.only_dense_right}, {found.only_this_right})"
@@ -170,7 +170,7 @@ def _as_json(evaluation: Evaluation, pack: BudgetPack, target: Path | None) -> s
     def row(name: str) -> dict[str, object]:
         entry = pack.entry(name)
         described = entry.model_dump(mode="json", include={"role", "compares_with", "gate", "reduction"})
-        costs = {"macs": entry.plan.macs, "macs_fraction": entry.plan.macs_fraction}
+        costs = {"macs": entry.macs, "macs_fraction": entry.macs_fraction, "gate_macs": entry.gate_macs}
         return {"entry": name, **described, **costs, **accuracy_figures(evaluation, name).model_dump(mode="json")}
 
     content = {

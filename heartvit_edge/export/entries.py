@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,8 +12,11 @@ from torch import nn
 from heartvit_edge.allocation.plan import dense_plan
 from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gate import GateName
+from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.random_gate import RandomGate
+from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.pack import Reduction, Role
 from heartvit_edge.spec.plan import PruningPlan
 
@@ -26,9 +29,9 @@ class Entry:
 
     Attributes:
         name: Unique in the pack.
-        module: The weights, before any head or unit is sliced away.
+        module: The weights, before any head or unit is sliced away; or the model as it will run, with its gate.
         plan: What each block keeps.
-        gate: What chooses tokens, by name or as a module; None where none go, or they are merged.
+        gate: What chooses tokens, by name or as a module; None where none go, they are merged, or the model has it.
         gate_name: What the manifest calls the gate; None where there is none.
         reduction: What becomes of tokens that are not kept.
         role: What the entry is for.
@@ -36,7 +39,7 @@ class Entry:
     """
 
     name: str
-    module: VisionTransformer
+    module: VisionTransformer | GatedViT
     plan: PruningPlan
     gate: GateName | nn.Module | None = None
     gate_name: str | None = None
@@ -44,11 +47,18 @@ class Entry:
     role: Role = "pruned"
     compares_with: str | None = None
 
+    def model(self) -> GatedViT:
+        """Return the model that the graph is written from, on the CPU, in evaluation mode."""
+        weights = self.module.cpu()
+        if isinstance(weights, GatedViT):
+            return weights.eval()
+        return GatedViT(weights, self.plan, self.gate, self.reduction).eval()
+
 
 def planned_entries(
     dense: DenseModel,
     plans: Sequence[PruningPlan],
-    gate: GateName,
+    gate: GateName | Mapping[str, TokenGate],
     reduction: Reduction = "drop",
     baselines: Sequence[Baseline] = (),
 ) -> list[Entry]:
@@ -60,14 +70,16 @@ def planned_entries(
     Args:
         dense: The dense model.
         plans: Plans of that model under different budgets.
-        gate: What chooses tokens where they are not merged.
+        gate: What chooses tokens where they are not merged: by name, or the learned gate of each plan's label.
         reduction: What becomes of tokens that are not kept.
         baselines: Other ways to carry out each plan.
     """
     found = [Entry("dense", dense.module, dense_plan(dense.source, dense.shape), role="dense")]
     for plan in sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs):
-        asked = gate if plan.sites and reduction != "merge" else None
-        found.append(Entry(plan.label, dense.module, plan, asked, asked, reduction))
+        asked: tuple[GateName | nn.Module | None, str | None] = (None, None)
+        if plan.sites and reduction != "merge":
+            asked = (gate, gate) if isinstance(gate, str) else (gate[plan.label], LEARNED)
+        found.append(Entry(plan.label, dense.module, plan, *asked, reduction))
         if plan.sites:
             found += [_baseline(dense.module, plan, name) for name in dict.fromkeys(baselines)]
     return found

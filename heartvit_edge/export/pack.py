@@ -13,7 +13,9 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.graph import OPSET, graph_inputs, graph_outputs, write_graph
 from heartvit_edge.export.parity import check_parity
-from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.learn import macs_of_gate
+from heartvit_edge.gating.stored import save_gate
+from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
@@ -91,15 +93,23 @@ def check_out(out: Path, *, force: bool) -> None:
 
 
 def _write_entry(dense: DenseModel, entry: Entry, folder: Path, batches: list[NDArray[np.float32]]) -> PackEntry:
-    """Export and check one entry."""
-    model = GatedViT(entry.module.cpu(), entry.plan, entry.gate, entry.reduction).eval()
+    """Export and check one entry, and store its gate's tensors where it has some."""
+    model = entry.model()
     path = folder / f"{entry.name}.onnx"
     write_graph(model, dense.shape, path)
     parity = check_parity(model, path, batches, entry.name, merges=entry.reduction == "merge")
+    gate_weights: Path | None = None
+    gate_macs: int | None = None
+    if isinstance(model.gate, TokenGate):
+        gate_weights, gate_macs = folder / f"{entry.name}.gate.safetensors", macs_of_gate(model.gate, entry.plan)
+        save_gate(model.gate, gate_weights)
     return PackEntry(
         name=entry.name,
         plan=entry.plan,
         gate=entry.gate_name,
+        gate_weights=None if gate_weights is None else gate_weights.name,
+        gate_weights_sha256=None if gate_weights is None else sha256_file(gate_weights),
+        gate_macs=gate_macs,
         reduction=entry.reduction,
         role=entry.role,
         compares_with=entry.compares_with,

@@ -32,9 +32,13 @@ class Column:
 
 COLUMNS = (
     Column(
-        "macs_fraction", "Plan", "MACs", SHARE, "Multiply-accumulates of one image, as a share of the dense model's"
+        "macs_fraction",
+        "Plan",
+        "MACs",
+        SHARE,
+        "Multiply-accumulates of one image, a learned gate's among them, as a share of the dense model's",
     ),
-    Column("gmacs", "Plan", "GMACs", "GMACs", "Multiply-accumulates of one image", on_page=False),
+    Column("gmacs", "Plan", "GMACs", "GMACs", "Multiply-accumulates of one image, a learned gate's among them", on_page=False),
     Column(
         "params_fraction",
         "Plan",

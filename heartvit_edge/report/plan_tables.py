@@ -75,7 +75,7 @@ def _kept_table(entries: Sequence[PackEntry], title: str) -> Markup:
     ]
     if any(loses_units(plan) for plan in plans):
         columns.append(("MLP units kept", [_units(plan) for plan in plans]))
-    columns.append(("MACs", [_share(plan.macs_fraction) for plan in plans]))
+    columns.append(("MACs", [_share(entry.macs_fraction) for entry in entries]))
     columns.append(("Weights", [_share(plan.params_fraction) for plan in plans]))
     if any(plan.latency_ms is not None for plan in plans):
         columns.append(("Latency by the device table", [_by_table(plan, plan.latency_ms, "ms") for plan in plans]))
@@ -154,11 +154,17 @@ def _graph(entry: PackEntry) -> list[str]:
     error = parity.max_abs_error / parity.logit_scale if parity.logit_scale else parity.max_abs_error
     return [
         entry.name,
-        entry.gate or "none",
+        _gate(entry),
         OTHER_TOKENS[entry.reduction] if entry.plan.sites else "none: every token stays",
         _digits(error),
         f"{parity.num_images - parity.kept_token_mismatches} of {parity.num_images} images",
     ]
+
+
+def _gate(entry: PackEntry) -> str:
+    if entry.gate_macs is None:
+        return entry.gate or "none"
+    return f"{entry.gate}, {_share(entry.gate_macs / entry.plan.dense_macs)} of the dense MACs"
 
 
 def _share(share: float | None) -> str | None:

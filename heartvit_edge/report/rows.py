@@ -104,7 +104,7 @@ def _row(run: Run, entry: str, measured: EntryMeasurement | None) -> Row:
         role=stored.role if stored else None,
         compares_with=stored.compares_with if stored else None,
         figures=figures,
-        details=_plan_details(stored.plan) if stored else {},
+        details=_plan_details(stored) if stored else {},
     )
 
 
@@ -119,8 +119,8 @@ def _plan_figures(entry: PackEntry | None) -> dict[str, Figure]:
     tokens = sum(block.num_tokens for block in plan.blocks)
     heads = sum(len(block.kept_heads) for block in plan.blocks)
     return {
-        "macs_fraction": Figure(value=plan.macs_fraction),
-        "gmacs": Figure(value=plan.macs / 1e9),
+        "macs_fraction": Figure(value=entry.macs_fraction),
+        "gmacs": Figure(value=entry.macs / 1e9),
         "tokens_share": Figure(value=tokens / (plan.shape.depth * plan.shape.num_tokens)),
         "heads_share": Figure(value=heads / (plan.shape.depth * plan.shape.num_heads)),
         "params_fraction": _given(plan.params_fraction, "the plan was made before weights were counted"),
@@ -163,13 +163,14 @@ def _with_error(value: float, stderr: float | None) -> Figure:
     return Figure(value=value, low=max(value - Z_95 * stderr, 0.0), high=value + Z_95 * stderr)
 
 
-def _plan_details(plan: PruningPlan) -> dict[str, str]:
+def _plan_details(entry: PackEntry) -> dict[str, str]:
+    plan = entry.plan
     heads = sum(len(block.kept_heads) for block in plan.blocks)
     counts = [str(count) for count in (plan.shape.num_tokens, *plan.sites.values())]
     if len(counts) > MOST_COUNTS:
         counts = [counts[0], "…", counts[-1]]
     return {
-        "macs_fraction": f"{plan.macs / 1e9:.3g} G" if plan.macs >= 1e8 else f"{plan.macs / 1e6:.3g} M",
+        "macs_fraction": f"{entry.macs / 1e9:.3g} G" if entry.macs >= 1e8 else f"{entry.macs / 1e6:.3g} M",
         "tokens_share": "→".join(counts),
         "heads_share": f"{heads} of {plan.shape.depth * plan.shape.num_heads}",
     }

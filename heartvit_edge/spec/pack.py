@@ -11,11 +11,13 @@ from typing_extensions import Self
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.files import check_sha256
+from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
 from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 MANIFEST = "manifest.json"
+AGAIN = "export the pack again"
 
 Reduction = Literal["drop", "fuse", "merge"]
 """What becomes of the patch tokens that do not go on by themselves."""
@@ -64,7 +66,12 @@ class PackEntry(Spec):
         name: ``dense``, the budget's label, or that and what is different, such as ``macs-0.5.random``; unique in the
             pack.
         plan: What each block keeps.
-        gate: Name of the forward-only gate that chooses tokens; None where none are dropped, or they are merged.
+        gate: Name of the forward-only gate that chooses tokens, ``learned`` for one with weights; None where none are
+            dropped, or they are merged.
+        gate_weights: File of a learned gate's tensors, relative to the pack, so that it can be trained on; the graph
+            has them too. None for other gates.
+        gate_weights_sha256: Its hash.
+        gate_macs: Multiply-accumulates of a learned gate for one image; None for gates that have none of their own.
         reduction: What becomes of the tokens that are not kept.
         role: What the entry is for. Packs from before there were roles had the dense model and pruned ones.
         compares_with: Name of the entry with the same plan, and so with equal MACs, which a baseline has and a dense or
@@ -82,6 +89,9 @@ class PackEntry(Spec):
     name: str
     plan: PruningPlan
     gate: str | None
+    gate_weights: str | None = None
+    gate_weights_sha256: str | None = None
+    gate_macs: PositiveInt | None = None
     reduction: Reduction = "drop"
     role: Role = "pruned"
     compares_with: str | None = None
@@ -105,6 +115,27 @@ class PackEntry(Spec):
         if (alone and compares) or (self.role == "baseline" and not compares):
             raise ValueError(f"{self.name} is {self.role} and compares with {self.compares_with}")
         return self
+
+
+    @model_validator(mode="after")
+    def _a_learned_gate_has_weights(self) -> Self:
+        known = {self.gate_weights is not None, self.gate_weights_sha256 is not None, self.gate_macs is not None}
+        if known != {self.gate == LEARNED}:
+            raise ValueError(
+                f"{self.name} has gate {self.gate} with weights {self.gate_weights}, SHA-256 "
+                f"{self.gate_weights_sha256} and {self.gate_macs} MACs, expected all of them for {LEARNED} and no other"
+            )
+        return self
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one image's forward: the plan's, and those of a learned gate."""
+        return self.plan.macs + (self.gate_macs or 0)
+
+    @property
+    def macs_fraction(self) -> float:
+        """The same as a fraction of the dense model's."""
+        return self.macs / self.plan.dense_macs
 
 
 class BudgetPack(Artefact):
@@ -175,7 +206,9 @@ class BudgetPack(Artefact):
             )
         pack = cls.read(folder / MANIFEST)
         for entry in pack.entries:
-            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint="export the pack again")
+            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint=AGAIN)
+            if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
+                check_sha256(folder / entry.gate_weights, entry.gate_weights_sha256, hint=AGAIN)
         return pack
 
     def entry(self, name: str) -> PackEntry:
