@@ -12,6 +12,7 @@ import typer
 from heartvit_edge.cli import host_options as options
 from heartvit_edge.cli import plan_options
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
+from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
@@ -24,9 +25,18 @@ if TYPE_CHECKING:
     from heartvit_edge.allocation.accept import PlanningImages
     from heartvit_edge.export.entries import Baseline
     from heartvit_edge.gating.gate import GateName
+    from heartvit_edge.gating.token_gate import TokenGate
     from heartvit_edge.sensitivity.table import ScoreTable
 
 PARITY_IMAGES = 64
+
+
+class ExportGate(str, Enum):
+    """Gates that graphs can carry."""
+
+    class_attention = "class-attention"
+    attention_received = "attention-received"
+    learned = "learned"
 
 
 class ReductionOption(str, Enum):
@@ -69,8 +79,20 @@ def export(
     ] = plan_options.PLAN_IMAGES,
     check_images: plan_options.CheckImages = plan_options.CHECK_IMAGES,
     gate: Annotated[
-        plan_options.GateOption | None,
-        typer.Option(help="What chooses tokens at run time.", show_default="what fits the model's pooling"),
+        ExportGate | None,
+        typer.Option(
+            help="What chooses tokens at run time; learned: a small network a plan, taught here what removing each "
+            "token costs.",
+            show_default="what fits the model's pooling",
+        ),
+    ] = None,
+    gate_images: Annotated[
+        int | None,
+        typer.Option(
+            min=FEWEST,
+            help="Further images that --gate learned is taught and measured on, where as many are left.",
+            show_default=str(GATE_IMAGES),
+        ),
     ] = None,
     reduction: Annotated[
         ReductionOption,
@@ -86,8 +108,16 @@ def export(
             "random or by class attention, or merged; repeat for more.",
         ),
     ] = None,
+    finetuned: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="RUN",
+            help="Fine-tune of plans of this pack: adds BUDGET.finetuned for each, and its control; repeat for more.",
+        ),
+    ] = None,
     scores: Annotated[
-        Path | None, typer.Option(help="Folder of scores and plans, made or used again.", show_default="OUT.scores")
+        Path | None,
+        typer.Option(help="Folder of scores, plans and gates, made or used again.", show_default="OUT.scores"),
     ] = None,
     seed: options.Seed = 0,
     batch_size: options.BatchSize = 8,
@@ -95,20 +125,22 @@ def export(
 ) -> None:
     """Score, plan, export and check MODEL, and write a budget pack: the dense model and one graph a budget.
 
-    Plans are improved and checked by what they lose with the gate that the graphs will carry. Prints the path of the
-    pack's manifest. Scores and plans are kept beside the pack and used again where model, images and settings are the
-    same.
+    Plans are improved and checked by what they lose with the gate that the graphs will carry; before --gate learned is
+    taught, with the scores that teach it. Prints the path of the pack's manifest. Scores, plans and gates are kept
+    beside the pack and used again where model, images and settings are the same.
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
     """
     from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.entries import check_baselines, planned_entries
+    from heartvit_edge.export.finetuned import read_runs, with_finetuned
     from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.gating.gate import check_gate, default_gate
 
     if plan_images == 1:
         raise InputError("one image tells no error of what a plan loses", hint="--plan-images 64, or 0 for none")
+    learns = _learns(gate, gate_images, reduction, scorer if plan_images else None)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     budgets = plan_options.read_budgets(budget)
@@ -119,13 +151,18 @@ def export(
     check_out(out, force=force)
     scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
-    chosen = gate.value if gate is not None else default_gate(given.dense.shape)
-    check_gate(chosen, given.dense.module)
+    chosen = None if learns else _gate_name(gate) or default_gate(given.dense.shape)
+    if chosen is not None:
+        check_gate(chosen, given.dense.module)
     baselines: list[Baseline] = [name.value for name in baseline or ()]
     check_baselines(baselines, given.dense.module)
     CostModel(given.dense.shape, unit_groups, settings.table)  # refuses a table that does not fit
     if given.num_used >= given.listing.num_images:
         check_wanted(budgets, settings, nested=nested, checked=False)
+    past = given.num_used + (check_images if plan_images else 0)
+    if learns:
+        check_left(given.listing, past)
+    runs = read_runs(finetuned or (), given.dense)
     replace = force and scores is None  # scores that were named are the user's: --force is for the pack
     try:
         table = run_score(
@@ -145,15 +182,20 @@ def export(
         if plan_images:
             request = request.measured_on(*_measured(given, table, plan_images, check_images, seed, chosen))
         plans = run_plans(request, scores_folder / "plans", force=replace)
+        gates: dict[str, TokenGate] = {}
+        if learns and any(found.sites for found in plans):
+            lesson = draw_lesson(given.dense, given.listing, past, gate_images or GATE_IMAGES, seed)
+            gates = run_gates(lesson, plans, scores_folder / "gates", force=replace)
     except InputError as err:
         if scores is None or not (err.hint or "").startswith("name another folder"):
             raise
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
-    entries = planned_entries(given.dense, plans, chosen, reduction.value, baselines)
+    entries = planned_entries(given.dense, plans, gates if chosen is None else chosen, reduction.value, baselines)
+    entries = with_finetuned(entries, given.dense, runs, say)
     for entry in entries[1:] if baselines else ():
-        if not entry.plan.sites:
+        if not entry.plan.sites and entry.role == "pruned":
             say(f"{entry.name} drops no token, so there is nothing that a baseline would choose otherwise")
     with progress_bar("exporting and checking", len(entries)) as advance:
         pack = write_pack(
@@ -174,12 +216,46 @@ def export(
 
 
 def _measured(
-    given: options.HostInput, table: ScoreTable, plan_images: int, check_images: int, seed: int, gate: GateName
+    given: options.HostInput, table: ScoreTable, plan_images: int, check_images: int, seed: int, gate: GateName | None
 ) -> tuple[PlanningImages, PlanningImages | None]:
-    """Return what runs plans on some of the scored images, and on further ones, the gate choosing tokens."""
+    """Return what runs plans on some of the scored images, and on further ones; without a gate the scores choose."""
     planning, deciding = plan_options.planning_part(given.scored, plan_images, seed)
     checks = plan_options.draw_checks(given.listing, given.num_used, check_images, seed)
     return plan_options.running(given.dense, table, planning, deciding, checks, gate)
+
+
+def _learns(
+    gate: ExportGate | None, gate_images: int | None, reduction: ReductionOption, scorer: options.ScorerName | None
+) -> bool:
+    """Return whether gates are to learn; ``scorer`` is the one whose scores choose while plans are measured, if any.
+
+    Raises:
+        InputError: If there would be nothing for them to choose, the scores cannot choose before they have learnt, or
+            images are given for no gate.
+    """
+    from heartvit_edge.sensitivity.plan_images import RESCORERS
+
+    if gate is not ExportGate.learned:
+        if gate_images is not None:
+            raise InputError("--gate-images teach a gate, and none is to learn", hint="--gate learned")
+        return False
+    if reduction is ReductionOption.merge:
+        raise InputError(
+            "--reduction merge goes by likeness, so that a learned gate would choose nothing",
+            hint="leave --gate learned out, or take --reduction drop --baseline merge",
+        )
+    if scorer is not None and scorer.value not in RESCORERS:
+        raise InputError(
+            f"--gate learned has plans measured with the scores choosing, and those of {scorer.value} cannot be taken "
+            f"again on the tokens left, only {' and '.join(RESCORERS)} can",
+            hint=f"--scorer {RESCORERS[0]}, or --plan-images 0",
+        )
+    return True
+
+
+def _gate_name(gate: ExportGate | None) -> GateName | None:
+    """Return the name of a gate without weights, or None."""
+    return None if gate is None or gate is ExportGate.learned else gate.value
 
 
 def _class_names(found: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

@@ -10,14 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from heartvit_edge.cli.console import progress_bar, say
-from heartvit_edge.cli.plan_options import GateOption
 from heartvit_edge.errors import InputError
 
 if TYPE_CHECKING:
     from heartvit_edge.data.images import ImageSet
     from heartvit_edge.finetune.subject import Subject
     from heartvit_edge.gating.gate import GateName
-    from heartvit_edge.spec.pack import BudgetPack
+    from heartvit_edge.gating.token_gate import TokenGate
+    from heartvit_edge.spec.pack import BudgetPack, PackEntry
+    from heartvit_edge.spec.plan import PruningPlan
 
 
 class AugmentationName(str, Enum):
@@ -52,7 +53,13 @@ Labels = Annotated[
     list[str] | None, typer.Option("--budget", help="Entry of PACK to train; repeat for more.", show_default="all")
 ]
 Gate = Annotated[
-    GateOption | None, typer.Option(help="What chooses tokens, for a PLAN.json.", show_default="what fits the pooling")
+    str | None,
+    typer.Option(
+        metavar="NAME|GATE.json",
+        help="What chooses tokens, for a PLAN.json: class-attention, attention-received, or the file of a gate that "
+        "`export --gate learned` taught for that plan.",
+        show_default="what fits the pooling",
+    ),
 ]
 Control = Annotated[
     bool, typer.Option("--control", help="Train the dense model too, by the same recipe on the same images.")
@@ -112,12 +119,13 @@ Workers = Annotated[
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps after which a state is stored within an epoch.")]
 
 
-def read_plans(path: Path, labels: Sequence[str], gate: GateOption | None) -> tuple[list[Subject], BudgetPack | None]:
+def read_plans(path: Path, labels: Sequence[str], gate: str | None) -> tuple[list[Subject], BudgetPack | None]:
     """Return what is to be trained, without the control, and the pack that it is from, if it is from one.
 
     Raises:
-        InputError: If there is no such pack, entry or plan, ``labels`` are given for a plan, or a gate for a pack.
-        CheckError: If a file of the pack was altered.
+        InputError: If there is no such pack, entry, plan or gate, ``labels`` are given for a plan or a gate for a pack,
+            or an entry cannot be trained.
+        CheckError: If a file of the pack, or a gate's, was altered.
     """
     from heartvit_edge.finetune.subject import Subject
     from heartvit_edge.gating.gate import default_gate
@@ -128,29 +136,66 @@ def read_plans(path: Path, labels: Sequence[str], gate: GateOption | None) -> tu
         if labels:
             raise InputError(f"--budget picks entries of a pack, and {path} is one plan", hint="leave --budget out")
         plan = PruningPlan.read(path)
-        chosen = gate.value if gate is not None else default_gate(plan.shape)
+        chosen = default_gate(plan.shape) if gate is None else _named_gate(gate, plan)
         return [Subject(plan, chosen if plan.sites else None)], None
     pack = BudgetPack.open(path)
     if gate is not None:
         raise InputError(f"the entries of {path} have their gates", hint="leave --gate out, or name a PLAN.json")
     picked = [pack.entry(label) for label in dict.fromkeys(labels)]
-    entries = picked or [entry for entry in pack.entries if not entry.plan.is_dense]
+    entries = picked or [entry for entry in pack.entries if entry.role == "pruned"]
     if not entries:
         raise InputError(f"{path} holds the dense model alone", hint="export it with a --budget below 1")
-    return [Subject(entry.plan, _known_gate(entry.gate)) for entry in entries], pack
+    return [_subject(entry, path) for entry in entries], pack
 
 
-def _known_gate(name: str | None) -> GateName | None:
-    """Return the name of a gate that can be made.
+def _subject(entry: PackEntry, pack: Path) -> Subject:
+    """Return an entry's plan with what chooses its tokens, before any training.
 
     Raises:
-        InputError: If there is no such gate.
+        InputError: If it is no budget's own entry, its tokens are not dropped, or its gate cannot be made.
+    """
+    from heartvit_edge.finetune.subject import Subject
+    from heartvit_edge.gating.gate import GATES
+    from heartvit_edge.gating.stored import load_gate_weights
+    from heartvit_edge.spec.pack import AGAIN
+
+    if entry.role not in ("dense", "pruned"):
+        raise InputError(
+            f"{entry.name} is a {entry.role} entry, and a training starts from a budget's own",
+            hint="--control" if entry.role == "control" else f"--budget {entry.compares_with}",
+        )
+    if entry.plan.sites and entry.reduction != "drop":
+        raise InputError(
+            f"{entry.name} does not drop tokens but {entry.reduction}s them, which is not trained",
+            hint="export with --reduction drop",
+        )
+    if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
+        weights = pack / entry.gate_weights
+        return Subject(entry.plan, load_gate_weights(weights, entry.gate_weights_sha256, entry.plan, AGAIN))
+    if entry.gate is not None and entry.gate not in GATES:
+        raise InputError(f"the pack's gate {entry.gate!r} cannot be made, only {', '.join(GATES)} can")
+    return Subject(entry.plan, entry.gate)
+
+
+def _named_gate(text: str, plan: PruningPlan) -> GateName | TokenGate:
+    """Return the gate that ``--gate`` names: its name, or what a file holds.
+
+    Raises:
+        InputError: If there is no such gate, or it is of another plan.
+        CheckError: If its tensors were altered.
     """
     from heartvit_edge.gating.gate import GATES
+    from heartvit_edge.gating.stored import load_gate
 
-    if name is None or name in GATES:
-        return name
-    raise InputError(f"the pack's gate {name!r} cannot be made, only {', '.join(GATES)} can")
+    for name in GATES:
+        if text == name:
+            return name
+    if not text.endswith(".json"):
+        raise InputError(
+            f"--gate {text!r} is no gate, expected one of {', '.join(GATES)}, or a GATE.json",
+            hint=f"--gate SCORES/gates/{plan.label}.json",
+        )
+    return load_gate(Path(text), plan)
 
 
 def load_training_images(

@@ -11,10 +11,13 @@ from torch import nn
 from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gate import GATES, GateName
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.token_gate import make_token_gate
 from heartvit_edge.model.checkpoint import load_weights, read_tensors
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.finetune import FINETUNE, FineTuned, FinetuneRun
+from heartvit_edge.spec.gate import LEARNED
+from heartvit_edge.spec.plan import PruningPlan
 
 _AGAIN = "fine-tune again in another place"
 
@@ -28,29 +31,39 @@ def load_finetuned(
         folder: Of the run.
         name: Of the entry: a plan's label, or ``control``.
         dense: The model that the run was made from; it is left as it is.
-        gate: A module of the gate's form, which takes the stored weights; None where the gate has none.
+        gate: A module of the gate's form, which takes the stored weights; None where the gate is a TokenGate or has
+            none.
 
     Raises:
         InputError: If the run has no such entry, is of another model, or the tensors do not fit the gate.
         CheckError: If a file was altered.
-        ValueError: If the entry's gate has weights and no module is given for them.
+        ValueError: If the entry's gate has weights, is no TokenGate, and no module is given for them.
     """
     run = FinetuneRun.read(folder / FINETUNE)
     entry = _entry(run, name, folder)
+    check_model(run, folder, dense)
+    if entry.plan is None:
+        control = deepcopy(dense.module)
+        _load(control, folder / entry.weights, entry.weights_sha256)
+        return control.eval()
+    model = GatedViT(dense.module, entry.plan, _gate(entry, entry.plan, gate))
+    _load(model.backbone, folder / entry.weights, entry.weights_sha256)
+    if model.gate is not None and entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
+        _load(model.gate, folder / entry.gate_weights, entry.gate_weights_sha256)
+    return model.eval().requires_grad_(False)
+
+
+def check_model(run: FinetuneRun, folder: Path, dense: DenseModel) -> None:
+    """Return only if the run in ``folder`` was made from this dense model.
+
+    Raises:
+        InputError: If it was not.
+    """
     if run.source.weights_sha256 != dense.source.weights_sha256 or run.shape != dense.shape:
         raise InputError(
             f"{folder} was made from {run.source.name} with other weights or another shape",
             hint=f"give the model that it was made from: {run.source.name} --img-size {run.shape.img_size}",
         )
-    if entry.plan is None:
-        control = deepcopy(dense.module)
-        _load(control, folder / entry.weights, entry.weights_sha256)
-        return control.eval()
-    model = GatedViT(dense.module, entry.plan, _gate(entry, gate))
-    _load(model.backbone, folder / entry.weights, entry.weights_sha256)
-    if model.gate is not None and entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
-        _load(model.gate, folder / entry.gate_weights, entry.gate_weights_sha256)
-    return model.eval().requires_grad_(False)
 
 
 def _entry(run: FinetuneRun, name: str, folder: Path) -> FineTuned:
@@ -64,9 +77,11 @@ def _entry(run: FinetuneRun, name: str, folder: Path) -> FineTuned:
     return entry
 
 
-def _gate(entry: FineTuned, gate: nn.Module | None) -> GateName | nn.Module | None:
+def _gate(entry: FineTuned, plan: PruningPlan, gate: nn.Module | None) -> GateName | nn.Module | None:
     """Return what chooses the entry's tokens: the module if its gate has weights, else the gate of that name."""
     if entry.gate_weights is not None:
+        if gate is None and entry.gate == LEARNED:
+            return make_token_gate(plan)
         if gate is None:
             raise ValueError(f"gate {entry.gate} of {entry.name} has weights, and no module for them is given")
         return deepcopy(gate)

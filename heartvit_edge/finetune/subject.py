@@ -12,10 +12,12 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gate import GateName, check_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.relaxed import has_weights
+from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.checkpoint import state_sha256
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import sha256_bytes
 from heartvit_edge.spec.finetune import CONTROL, FinetuneRecipe
+from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.plan import PruningPlan
 
 
@@ -38,7 +40,9 @@ class Subject:
 
     @property
     def gate_name(self) -> str | None:
-        """The gate's name, or its class where it is a module."""
+        """The gate's name, ``learned`` for a TokenGate, or the class of another module."""
+        if isinstance(self.gate, TokenGate):
+            return LEARNED
         return type(self.gate).__name__ if isinstance(self.gate, nn.Module) else self.gate
 
     @property

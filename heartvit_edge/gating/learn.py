@@ -73,9 +73,7 @@ def learn_gate(
     for site, num_keep in model.num_keep.items():
         quality = site_quality(gate, site, others[site], num_keep)
         sites.append(
-            GateSite(
-                block=site, num_keep=num_keep, mass_kept=quality.mass_kept, best_mass_kept=quality.best_mass_kept
-            )
+            GateSite(block=site, num_keep=num_keep, mass_kept=quality.mass_kept, best_mass_kept=quality.best_mass_kept)
         )
     answers = answers_of(model, held_out)
     return Learned(gate.cpu(), tuple(sites), answers, scored - start, trained - scored)

@@ -38,7 +38,14 @@ COLUMNS = (
         SHARE,
         "Multiply-accumulates of one image, a learned gate's among them, as a share of the dense model's",
     ),
-    Column("gmacs", "Plan", "GMACs", "GMACs", "Multiply-accumulates of one image, a learned gate's among them", on_page=False),
+    Column(
+        "gmacs",
+        "Plan",
+        "GMACs",
+        "GMACs",
+        "Multiply-accumulates of one image, a learned gate's among them",
+        on_page=False,
+    ),
     Column(
         "params_fraction",
         "Plan",

@@ -116,7 +116,6 @@ class PackEntry(Spec):
             raise ValueError(f"{self.name} is {self.role} and compares with {self.compares_with}")
         return self
 
-
     @model_validator(mode="after")
     def _a_learned_gate_has_weights(self) -> Self:
         known = {self.gate_weights is not None, self.gate_weights_sha256 is not None, self.gate_macs is not None}
