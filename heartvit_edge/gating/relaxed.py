@@ -50,7 +50,7 @@ def relaxed_logits(model: GatedViT, images: Tensor, temperature: float, run: Blo
     weights: Tensor | None = None
     for index, block in enumerate(model.backbone.blocks):
         if index in model.num_keep and weights is not None:
-            scores = model.gate(index, keep_tokens(tokens, alive, prefix), _among(weights, alive, prefix))
+            scores = model.gate(index, keep_tokens(tokens, alive, prefix), among(weights, alive, prefix))
             scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
             if log_gate is None:
                 log_gate = scores.new_zeros(batch, num_patches)
@@ -76,7 +76,7 @@ def log_keep(scores: Tensor, count: int, temperature: float) -> Tensor:
     return functional.logsigmoid((scores - threshold) / (temperature * spread))
 
 
-def _among(weights: Tensor, alive: Tensor, prefix: int) -> Tensor:
+def among(weights: Tensor, alive: Tensor, prefix: int) -> Tensor:
     """Return the attention weights among the prefix tokens and the patches alive, (B, heads, N', N') of (.., N, N)."""
     kept = functional.pad(alive + prefix, (prefix, 0))
     kept[:, :prefix] = torch.arange(prefix, device=alive.device)
