@@ -150,7 +150,7 @@ def _fits(found: TrainedGate, lesson: Lesson, plan: PruningPlan) -> bool:
         plan.digest(),
         lesson.images.ref(),
         lesson.held_out.ref(),
-        asdict(lesson.settings),
+        tuple(asdict(lesson.settings).items()),
     )
 
 

@@ -64,7 +64,7 @@ def write_gate(
         plan_sha256=plan.digest(),
         images=images,
         held_out=held_out,
-        settings=asdict(settings),
+        settings=tuple(asdict(settings).items()),
         hidden_units=hidden_units(learned.gate),
         macs=macs_of_gate(learned.gate, plan),
         dense_macs=plan.dense_macs,

@@ -41,7 +41,7 @@ class TrainedGate(Artefact):
         plan_sha256: That plan's digest.
         images: The images it learnt from.
         held_out: Other images, on which it was measured.
-        settings: How it learnt, by name; those of ``gating.distil.DistilSettings``.
+        settings: How it learnt: names and values of ``gating.distil.DistilSettings``.
         hidden_units: Hidden units of each site's network.
         macs: Multiply-accumulates of the gate for one image, over all sites.
         dense_macs: Those of the dense model, without a gate.
@@ -62,7 +62,7 @@ class TrainedGate(Artefact):
     plan_sha256: str
     images: ImageSetRef
     held_out: ImageSetRef
-    settings: dict[str, int | float | str]
+    settings: tuple[tuple[str, int | float | str], ...]
     hidden_units: PositiveInt
     macs: PositiveInt
     dense_macs: PositiveInt

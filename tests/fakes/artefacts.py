@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from fakes.device_tables import make_device_table
 from fakes.finetune_runs import entry, finetune_run
+from fakes.learned import trained_gate
 from fakes.machines import DESKTOP
 from fakes.runs import make_evaluation, make_measurement, make_pack
 from fakes.small_plans import SHAPE, make_table
@@ -67,5 +68,6 @@ def every_artefact() -> dict[str, Artefact]:
         make_evaluation(),
         make_device_table(),
         finetune_run(entry(), entry(control=True)),
+        trained_gate(),
     )
     return {value.schema_name: value for value in values}

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 import scipy.special
 import scipy.stats
+from fakes.learned import GATE_MACS, with_learned_gate
 from fakes.tiny_engines import build_all, make_tiny_engines
 from fakes.tiny_pack import make_tiny_pack
 
@@ -16,7 +18,7 @@ from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.data.preprocess import preprocess_one
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.files import sha256_file
-from heartvit_edge.spec.pack import MANIFEST
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack
 
 NUM_IMAGES = 37
 
@@ -110,6 +112,24 @@ def with_baseline(tmp_path_factory):
     pack.write(folder / "pack" / MANIFEST, force=True)
     build_all(folder, pack)
     return folder
+
+
+def test_the_macs_of_a_learned_gate_count(run_cli, built, tmp_path):
+    folder, pack = built[0], with_learned_gate(built[1])
+    shutil.copytree(folder / "pack", tmp_path / "pack")
+    weights = tmp_path / "pack" / "macs-0.5.gate.safetensors"
+    weights.write_bytes(b"tensors")
+    content = pack.model_dump()
+    content["entries"][1]["gate_weights_sha256"] = sha256_file(weights)
+    pack = BudgetPack.model_validate(content)
+    pack.write(tmp_path / "pack" / MANIFEST, force=True)
+    build_all(tmp_path, pack)
+    words = [tmp_path / "pack", "--engines", tmp_path / "engines", "--data", folder / "labelled.npz"]
+    shown, printed = run_cli("evaluate", *words), run_cli("evaluate", *words, "--json")
+    assert shown.exit_code == 0, shown.stderr
+    assert " 51.0 " in shown.stdout
+    row = json.loads(printed.stdout)["rows"][1]
+    assert (row["macs"], row["gate_macs"]) == (20_000 + GATE_MACS, GATE_MACS)
 
 
 def test_a_baseline_stands_under_its_budget_with_equal_macs_and_its_own_test(run_cli, built, with_baseline, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 from fakes.small_finetune import write_images
 from fakes.tiny_vit import NAME, load_tiny, model_options, plan_of, write_weights
 
+from heartvit_edge.export.entries import planned_entries
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.finetune.load import load_finetuned
 from heartvit_edge.spec.finetune import FINETUNE, FinetuneRun
@@ -30,7 +31,8 @@ def inputs(tmp_path_factory):
     ]
     plans[0].write(folder / "plan.json")
     batches = [np.zeros((2, 3, 32, 32), dtype=np.float32)]
-    write_pack(dense, plans, "class-attention", folder / "pack", batches=batches, classes=(), calibration=None)
+    entries = planned_entries(dense, plans, "class-attention")
+    write_pack(dense, entries, folder / "pack", batches=batches, classes=(), calibration=None)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import scipy.stats
 from fakes.compared import BASELINE, compared_run
+from fakes.learned import with_learned_gate
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
@@ -55,6 +56,14 @@ def test_plan_figures_are_counted_by_hand():
     assert row.figures["heads_share"].value == pytest.approx(5 / 6)
     assert row.figures["predicted_loss_nats"].value == 0.0125
     assert row.details == {"macs_fraction": "0.02 M", "tokens_share": "17→9→5", "heads_share": "5 of 6"}
+
+
+def test_the_macs_of_a_learned_gate_count():
+    measurement = make_measurement(pack=with_learned_gate(make_pack()))
+    row = rows_of([_run(measurement)])[1]
+    assert row.figures["macs_fraction"].value == pytest.approx(0.51)
+    assert row.figures["gmacs"].value == pytest.approx(20_400 / 1e9)
+    assert row.details["macs_fraction"] == "0.0204 M"
 
 
 def _planned(**fields):

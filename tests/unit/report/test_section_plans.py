@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from fakes.learned import with_learned_gate
 from fakes.planned_pack import CHECK, pack_with, planned_pack
 from fakes.runs import make_evaluation, make_measurement, make_pack
 
@@ -127,6 +128,12 @@ def test_the_graphs_stand_beside_pytorch():
     found = tables_of(section_of(planned_pack()))["Entry: its graph"]
     assert list(found["macs-0.5"].values()) == ["tiny", "dropped", f"1.0{TIMES}10⁻⁶", "4 of 4 images"]
     assert list(found["dense"].values())[:2] == ["none", "none: every token stays"]
+
+
+def test_a_learned_gate_is_told_with_its_share_of_the_dense_macs_which_counts():
+    found = tables_of(section_of(with_learned_gate(planned_pack())))
+    assert found["Entry: its graph"]["macs-0.5"]["Gate"] == "learned, 1.00 % of the dense MACs"
+    assert found["Entry: what it keeps"]["macs-0.5"]["MACs"] == "51.0 %"
 
 
 def test_units_are_drawn_only_where_some_are_removed():

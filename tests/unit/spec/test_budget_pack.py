@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from fakes.learned import GATE_MACS, with_learned_gate
 from fakes.small_plans import SHAPE as OTHER_SHAPE
 from fakes.small_plans import make_table
 from fakes.tiny_pack import make_tiny_pack
@@ -130,3 +131,49 @@ def test_the_scores_of_another_model_are_refused(pack, other):
         scores = scores.model_copy(update={"source": source})
     with pytest.raises(ValidationError, match="the scores are of tiny_vit with other weights or another shape"):
         BudgetPack.model_validate(pack.model_dump() | {"sensitivity": scores})
+
+
+def learned(folder, pack):
+    """Store the pack with a learned gate in ``macs-0.5`` and return its manifest and the file of the gate's tensors."""
+    weights = folder / "macs-0.5.gate.safetensors"
+    weights.write_bytes(b"tensors")
+    content = with_learned_gate(pack).model_dump()
+    content["entries"][1]["gate_weights_sha256"] = sha256_file(weights)
+    changed = BudgetPack.model_validate(content)
+    changed.write(folder / MANIFEST, force=True)
+    return changed, weights
+
+
+def test_the_macs_of_an_entry_are_its_plans_and_its_gates(tmp_path, pack):
+    entry = learned(tmp_path, pack)[0].entry("macs-0.5")
+    assert (entry.plan.macs, entry.macs) == (20_000, 20_000 + GATE_MACS)
+    assert entry.macs_fraction == pytest.approx(0.51)
+    assert pack.entry("macs-0.5").macs == 20_000
+
+
+def test_an_altered_gate_is_found_and_named(tmp_path, pack):
+    changed, weights = learned(tmp_path, pack)
+    assert BudgetPack.open(tmp_path) == changed
+    weights.write_bytes(b"other tensors")
+    with pytest.raises(CheckError, match=f"{weights} was altered") as caught:
+        BudgetPack.open(tmp_path)
+    assert caught.value.hint == "export the pack again"
+
+
+@pytest.mark.parametrize(
+    "fields", [{"gate": "tiny"}, {"gate_weights": None}, {"gate_weights_sha256": None}, {"gate_macs": None}], ids=str
+)
+def test_a_learned_gate_and_no_other_has_weights_their_hash_and_macs(pack, fields):
+    content = with_learned_gate(pack).model_dump()
+    content["entries"][1].update(fields)
+    with pytest.raises(ValidationError, match="expected all of them for learned and no other"):
+        BudgetPack.model_validate(content)
+
+
+def test_a_pack_from_before_gates_learnt_opens(tmp_path, pack):
+    content = json.loads((tmp_path / MANIFEST).read_text())
+    for entry in content["entries"]:
+        for field in ("gate_weights", "gate_weights_sha256", "gate_macs"):
+            del entry[field]
+    (tmp_path / MANIFEST).write_text(json.dumps(content))
+    assert BudgetPack.open(tmp_path) == pack

@@ -1,0 +1,261 @@
+"""``heartvit-edge export --gate learned`` and ``--finetuned``, and ``finetune`` of what they wrote."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from fakes.tiny_vit import IMG_SIZE, load_tiny, model_options, write_weights
+
+from heartvit_edge.cli import learned_gates
+from heartvit_edge.finetune.load import load_finetuned
+from heartvit_edge.gating.distil import DistilSettings
+from heartvit_edge.gating.stored import load_gate
+from heartvit_edge.model.checkpoint import read_tensors, state_sha256
+from heartvit_edge.spec.files import sha256_file
+from heartvit_edge.spec.finetune import FINETUNE, FinetuneRun
+from heartvit_edge.spec.gate import TrainedGate
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack
+from heartvit_edge.spec.plan import PruningPlan
+
+NUM_IMAGES = 50  # 8 scored, 2 held out, 4 checked on: 36 are left
+COUNTS = ["--num-images", 8, "--held-out-images", 2, "--plan-images", 4, "--check-images", 4, "--batch-size", 4]
+LABEL = "macs-0.7"
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """Return a folder with weights, and noise as an npz."""
+    folder = tmp_path_factory.mktemp("inputs")
+    write_weights(folder / "w.safetensors")
+    pixels = np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, IMG_SIZE, IMG_SIZE, 3), dtype=np.uint8)
+    np.savez(folder / "noise.npz", images=pixels)
+    np.savez(folder / "few.npz", images=pixels[:45])
+    return folder
+
+
+@pytest.fixture
+def run(run_cli, inputs):
+    def run(command, *words, data="noise.npz"):
+        model = model_options(inputs / "w.safetensors")
+        if command == "export":
+            common = [*model, "--data", inputs / data, *COUNTS, "--sites", "1,3", "--budget", "0.7", "--no-heads"]
+            return run_cli("export", *common, *words)
+        options = ["--data", inputs / data, "--held-out-images", 10, "--batch-size", 8, "--workers", 0, "--epochs", 1]
+        return run_cli("finetune", words[0], *model, *options, *words[1:])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Return the folder in which the first test that asks for it leaves a pack with a learned gate and its scores."""
+    return tmp_path_factory.mktemp("made")
+
+
+@pytest.fixture
+def pack(run, made):
+    """Return a pack whose gate learnt, made once for this module."""
+    if not (made / "pack").exists():
+        result = run("export", "--gate", "learned", "--baseline", "random", "--out", made / "pack")
+        assert result.exit_code == 0, result.stderr
+        (made / "said.txt").write_text(result.stderr)
+    return made / "pack"
+
+
+@pytest.fixture
+def tuned(run, made, pack):
+    """Return a fine-tune of the pack's gate and weights, with its control, made once for this module."""
+    if not (made / "tuned").exists():
+        result = run("finetune", pack, "--control", "--out", made / "tuned", "--seed", 1)
+        assert result.exit_code == 0, result.stderr
+    return made / "tuned"
+
+
+def test_the_pack_carries_the_gate_that_learnt_for_the_plan_that_the_scores_made(pack, made):
+    entry = BudgetPack.open(pack).entry(LABEL)
+    plan = PruningPlan.read(made / "pack.scores" / "plans" / f"{LABEL}.json")
+    known = TrainedGate.read(made / "pack.scores" / "gates" / f"{LABEL}.json")
+    assert (entry.gate, entry.plan, plan.chosen_by) == ("learned", plan, "scores")
+    assert known.plan_sha256 == plan.digest()
+    assert (known.images.num_images, known.held_out.num_images) == (32, 4)
+    assert entry.gate_weights_sha256 == known.weights_sha256 == sha256_file(pack / entry.gate_weights)
+    assert entry.gate_macs == known.macs
+    assert entry.macs == plan.macs + known.macs
+    assert entry.parity.num_images == 8
+    assert BudgetPack.open(pack).entry(f"{LABEL}.random").gate_macs is None
+
+
+@pytest.mark.usefixtures("pack")
+def test_what_was_learnt_from_and_how_well_is_said(made):
+    said = (made / "said.txt").read_text()
+    known = TrainedGate.read(made / "pack.scores" / "gates" / f"{LABEL}.json")
+    assert "gates learn from 32 images and are measured on 4 others (36 of 1024 are left)" in said
+    for text in ("scoring tokens for the gate", "teaching the gate", "exporting and checking"):
+        assert text in said
+    first = known.sites[0]
+    assert f"{first.mass_kept:.3f} of {first.best_mass_kept:.3f} at block {first.block}" in said
+    assert f"loses {known.answers.kl_nats:.3g} ± {known.answers.kl_stderr_nats:.2g} nats" in said
+    assert f"{known.answers.num_agreeing / 4:.3f} agreement on 4 held-out images" in said
+    assert f"{known.macs_fraction:.2%} of the dense MACs" in said
+
+
+def test_a_gate_that_fits_is_used_again_and_not_taught(run, made, pack, tmp_path, monkeypatch):
+    monkeypatch.setattr("heartvit_edge.gating.learn.learn_gate", None)
+    words = ["--gate", "learned", "--scores", made / "pack.scores", "--reduction", "fuse", "--out", tmp_path / "again"]
+    result = run("export", *words)
+    assert result.exit_code == 0, result.stderr
+    assert f"gate {made / 'pack.scores' / 'gates' / LABEL}.json fits and is used again" in result.stderr
+    first, again = BudgetPack.open(pack).entry(LABEL), BudgetPack.open(tmp_path / "again").entry(LABEL)
+    assert (again.gate, again.reduction) == ("learned", "fuse")
+    assert again.gate_weights_sha256 == first.gate_weights_sha256
+
+
+@pytest.mark.usefixtures("pack")
+def test_a_gate_that_learnt_otherwise_is_refused_and_left_as_it_is(run, made, tmp_path):
+    path = made / "pack.scores" / "gates" / f"{LABEL}.json"
+    before = path.read_bytes()
+    words = ["--gate", "learned", "--gate-images", 33, "--scores", made / "pack.scores", "--out", tmp_path / "again"]
+    result = run("export", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{path} learnt for another plan, or from other images or settings" in result.stderr
+    assert "hint: name another folder with --scores, or leave --scores out" in result.stderr
+    assert path.read_bytes() == before
+    assert not (tmp_path / "again").exists()
+
+
+def test_few_images_are_learnt_from_in_batches_that_leave_some_steps_an_epoch(inputs):
+    from heartvit_edge.data.images import list_images
+
+    dense = load_tiny(inputs)
+    lesson = learned_gates.draw_lesson(dense, list_images(inputs / "noise.npz"), 10, 100, 3)
+    assert (len(lesson.images), len(lesson.held_out)) == (35, 5)
+    assert lesson.settings == DistilSettings(batch_size=8, seed=3)
+
+
+REFUSED = {
+    "too few images": (["--gate", "learned"], "few.npz", "few.npz has 45 images, of which 31 are left to teach a gate"),
+    "merge": (["--gate", "learned", "--reduction", "merge"], "noise.npz", "--reduction merge goes by likeness"),
+    "images for no gate": (["--gate-images", "40"], "noise.npz", "--gate-images teach a gate, and none is to learn"),
+    "scores that cannot choose": (
+        ["--gate", "learned", "--scorer", "taylor"],
+        "noise.npz",
+        "those of taylor cannot be taken again on the tokens left",
+    ),
+}
+
+
+@pytest.mark.parametrize(("words", "data", "message"), REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_learnt_exits_2_before_anything_is_scored(run, tmp_path, words, data, message):
+    result = run("export", *words, "--out", tmp_path / "pack", data=data)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert "hint: " in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_gates_alone_are_trained_from_the_weights_of_the_pack(run, pack, tmp_path):
+    result = run("finetune", pack, "--gates-only", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    (entry,) = FinetuneRun.read(tmp_path / "run" / FINETUNE).entries
+    weights = pack / BudgetPack.open(pack).entry(LABEL).gate_weights
+    assert (entry.name, entry.gate) == (LABEL, "learned")
+    assert entry.gate_from_sha256 == state_sha256(read_tensors(weights))
+    after = read_tensors(tmp_path / "run" / entry.gate_weights)
+    assert any(not (after[name] == value).all() for name, value in read_tensors(weights).items())
+
+
+@pytest.mark.usefixtures("pack")
+def test_a_gate_is_named_by_its_file_for_a_plan(run, made, tmp_path):
+    folder = made / "pack.scores"
+    plan, gate = folder / "plans" / f"{LABEL}.json", folder / "gates" / f"{LABEL}.json"
+    result = run("finetune", plan, "--gate", gate, "--gates-only", "--out", tmp_path / "run")
+    assert result.exit_code == 0, result.stderr
+    (entry,) = FinetuneRun.read(tmp_path / "run" / FINETUNE).entries
+    weights = load_gate(gate, PruningPlan.read(plan)).state_dict()
+    assert (entry.gate, entry.gate_from_sha256) == ("learned", state_sha256(weights))
+    result = run("finetune", plan, "--gate", "magic", "--out", tmp_path / "other")
+    assert result.exit_code == 2
+    assert "--gate 'magic' is no gate, expected one of class-attention, attention-received" in result.stderr
+
+
+def test_a_baseline_and_a_fused_entry_are_no_start_of_a_training(run, made, pack, tmp_path):
+    result = run("finetune", pack, "--budget", f"{LABEL}.random", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert f"{LABEL}.random is a baseline entry" in result.stderr
+    assert f"hint: --budget {LABEL}" in result.stderr
+    words = ["--gate", "learned", "--scores", made / "pack.scores", "--reduction", "fuse", "--out", tmp_path / "fused"]
+    assert run("export", *words).exit_code == 0
+    result = run("finetune", tmp_path / "fused", "--out", tmp_path / "run")
+    assert result.exit_code == 2
+    assert f"{LABEL} does not drop tokens but fuses them, which is not trained" in result.stderr
+
+
+def test_fine_tuned_models_stand_beside_those_they_compare_with(run, made, pack, tuned, tmp_path):
+    words = ["--gate", "learned", "--scores", made / "pack.scores", "--baseline", "random", "--finetuned", tuned]
+    result = run("export", *words, "--finetuned", tuned, "--out", tmp_path / "both")
+    assert result.exit_code == 0, result.stderr
+    found = BudgetPack.open(tmp_path / "both")
+    assert [(entry.name, entry.role, entry.compares_with, entry.gate) for entry in found.entries] == [
+        ("dense", "dense", None, None),
+        ("control", "control", "dense", None),
+        (LABEL, "pruned", None, "learned"),
+        (f"{LABEL}.finetuned", "finetuned", LABEL, "learned"),
+        (f"{LABEL}.random", "baseline", LABEL, "random"),
+    ]
+    own, trained = found.entry(LABEL), found.entry(f"{LABEL}.finetuned")
+    assert trained.plan == own.plan
+    assert trained.onnx_sha256 != own.onnx_sha256
+    assert own.onnx_sha256 == BudgetPack.open(pack).entry(LABEL).onnx_sha256
+    stored = FinetuneRun.read(tuned / FINETUNE).find(LABEL)
+    weights = read_tensors(tmp_path / "both" / trained.gate_weights)
+    assert state_sha256(weights) == state_sha256(read_tensors(tuned / stored.gate_weights))
+
+
+def test_the_graph_of_a_fine_tuned_entry_answers_as_the_fine_tuned_model(run, made, tuned, inputs, tmp_path):
+    import onnxruntime
+    import torch
+    from fakes.tiny_vit import images
+
+    words = ["--gate", "learned", "--scores", made / "pack.scores", "--finetuned", tuned, "--out", tmp_path / "both"]
+    assert run("export", *words).exit_code == 0
+    dense, batch = load_tiny(inputs), images(6)
+    for name, stored in ((f"{LABEL}.finetuned", LABEL), ("control", "control")):
+        session = onnxruntime.InferenceSession(tmp_path / "both" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        with torch.no_grad():
+            expected = load_finetuned(tuned, stored, dense)(batch)
+        expected = expected[0] if isinstance(expected, tuple) else expected
+        logits = session.run(["logits"], {"images": batch.numpy()})[0]
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-4 * float(expected.abs().max()))
+
+
+def test_a_run_of_another_plan_or_of_none_of_the_packs_is_refused(run, tuned, tmp_path):
+    words = ["--finetuned", tuned, "--out", tmp_path / "pack"]
+    result = run("export", *words)  # the same budget, with the plan that class attention made
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{tuned} holds {LABEL} of another plan than this pack's" in result.stderr
+    assert "--scores PACK.scores" in result.stderr
+    assert not (tmp_path / "pack").exists()
+    alone = FinetuneRun.read(tuned / FINETUNE)
+    alone = alone.model_copy(update={"entries": alone.entries[:1]})
+    alone.write(tmp_path / "alone" / FINETUNE)
+    words = ["--plan-images", 0, "--budget", "0.9", "--scores", tmp_path / "scores", "--out", tmp_path / "pack"]
+    run_words = [*words, "--finetuned", tmp_path / "alone"]
+    renamed = alone.entries[0].model_copy(update={"name": "macs-0.3"})
+    alone.model_copy(update={"entries": (renamed,)}).write(tmp_path / "alone" / FINETUNE, force=True)
+    result = run("export", *run_words)
+    assert result.exit_code == 2
+    assert "holds macs-0.3, and this pack's plans are macs-0.9, macs-0.7" in result.stderr
+
+
+@pytest.mark.usefixtures("tuned")
+def test_a_run_of_another_model_is_refused_before_anything_is_scored(run_cli, inputs, tuned, tmp_path):
+    other = model_options(write_weights(tmp_path / "other.safetensors", seed=3))
+    words = ["--data", inputs / "noise.npz", *COUNTS, "--budget", "0.7", "--finetuned", tuned, "--out"]
+    result = run_cli("export", *other, *words, tmp_path / "pack")
+    assert result.exit_code == 2
+    assert f"{tuned} was made from vit_tiny_patch16_224 with other weights or another shape" in result.stderr
+    assert "scoring" not in result.stderr
+    result = run_cli("export", *other, *words[:-3], "--finetuned", tmp_path, "--out", tmp_path / "pack")
+    assert result.exit_code == 2
+    assert f"cannot read {tmp_path / FINETUNE}" in result.stderr
+    assert not (tmp_path / "pack" / MANIFEST).exists()
