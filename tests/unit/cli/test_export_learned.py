@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
+import onnxruntime
 import pytest
-from fakes.tiny_vit import IMG_SIZE, load_tiny, model_options, write_weights
+import torch
+from fakes.tiny_vit import IMG_SIZE, images, load_tiny, model_options, write_weights
 
 from heartvit_edge.cli import learned_gates
+from heartvit_edge.errors import InputError
+from heartvit_edge.export.entries import planned_entries
+from heartvit_edge.export.finetuned import Tuned, with_finetuned
 from heartvit_edge.finetune.load import load_finetuned
 from heartvit_edge.gating.distil import DistilSettings
 from heartvit_edge.gating.stored import load_gate
@@ -69,6 +76,16 @@ def tuned(run, made, pack):
         result = run("finetune", pack, "--control", "--out", made / "tuned", "--seed", 1)
         assert result.exit_code == 0, result.stderr
     return made / "tuned"
+
+
+@pytest.fixture
+def both(run, made, tuned):
+    """Return a pack of the same plan with its baseline and what was fine-tuned, made once for this module."""
+    if not (made / "both").exists():
+        words = ["--gate", "learned", "--scores", made / "pack.scores", "--baseline", "random", "--finetuned", tuned]
+        result = run("export", *words, "--finetuned", tuned, "--out", made / "both")
+        assert result.exit_code == 0, result.stderr
+    return made / "both"
 
 
 def test_the_pack_carries_the_gate_that_learnt_for_the_plan_that_the_scores_made(pack, made):
@@ -190,11 +207,8 @@ def test_a_baseline_and_a_fused_entry_are_no_start_of_a_training(run, made, pack
     assert f"{LABEL} does not drop tokens but fuses them, which is not trained" in result.stderr
 
 
-def test_fine_tuned_models_stand_beside_those_they_compare_with(run, made, pack, tuned, tmp_path):
-    words = ["--gate", "learned", "--scores", made / "pack.scores", "--baseline", "random", "--finetuned", tuned]
-    result = run("export", *words, "--finetuned", tuned, "--out", tmp_path / "both")
-    assert result.exit_code == 0, result.stderr
-    found = BudgetPack.open(tmp_path / "both")
+def test_fine_tuned_models_stand_beside_those_they_compare_with(pack, tuned, both):
+    found = BudgetPack.open(both)
     assert [(entry.name, entry.role, entry.compares_with, entry.gate) for entry in found.entries] == [
         ("dense", "dense", None, None),
         ("control", "control", "dense", None),
@@ -207,20 +221,14 @@ def test_fine_tuned_models_stand_beside_those_they_compare_with(run, made, pack,
     assert trained.onnx_sha256 != own.onnx_sha256
     assert own.onnx_sha256 == BudgetPack.open(pack).entry(LABEL).onnx_sha256
     stored = FinetuneRun.read(tuned / FINETUNE).find(LABEL)
-    weights = read_tensors(tmp_path / "both" / trained.gate_weights)
+    weights = read_tensors(both / trained.gate_weights)
     assert state_sha256(weights) == state_sha256(read_tensors(tuned / stored.gate_weights))
 
 
-def test_the_graph_of_a_fine_tuned_entry_answers_as_the_fine_tuned_model(run, made, tuned, inputs, tmp_path):
-    import onnxruntime
-    import torch
-    from fakes.tiny_vit import images
-
-    words = ["--gate", "learned", "--scores", made / "pack.scores", "--finetuned", tuned, "--out", tmp_path / "both"]
-    assert run("export", *words).exit_code == 0
+def test_the_graph_of_a_fine_tuned_entry_answers_as_the_fine_tuned_model(tuned, both, inputs):
     dense, batch = load_tiny(inputs), images(6)
     for name, stored in ((f"{LABEL}.finetuned", LABEL), ("control", "control")):
-        session = onnxruntime.InferenceSession(tmp_path / "both" / f"{name}.onnx", providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(both / f"{name}.onnx", providers=["CPUExecutionProvider"])
         with torch.no_grad():
             expected = load_finetuned(tuned, stored, dense)(batch)
         expected = expected[0] if isinstance(expected, tuple) else expected
@@ -245,6 +253,21 @@ def test_a_run_of_another_plan_or_of_none_of_the_packs_is_refused(run, tuned, tm
     result = run("export", *run_words)
     assert result.exit_code == 2
     assert "holds macs-0.3, and this pack's plans are macs-0.9, macs-0.7" in result.stderr
+
+
+def test_one_entry_of_each_name_has_room_and_what_has_no_place_is_told(pack, tuned, inputs):
+    dense, plan = load_tiny(inputs), BudgetPack.open(pack).entry(LABEL).plan
+    entries = planned_entries(dense, [plan], "class-attention")
+    first = FinetuneRun.read(tuned / FINETUNE)
+    model, control = first.entries
+    other = first.model_copy(update={"entries": (model.model_copy(update={"weights_sha256": "f" * 64}),)})
+    with pytest.raises(InputError, match=f"elsewhere holds another {LABEL} than a run named before it"):
+        with_finetuned(entries, dense, [Tuned(tuned, first), Tuned(Path("elsewhere"), other)], print)
+    again = first.model_copy(update={"entries": (control, model.model_copy(update={"name": "macs-0.3"}))})
+    told = []
+    found = with_finetuned(entries, dense, [Tuned(tuned, first), Tuned(tuned, again)], told.append)
+    assert [entry.name for entry in found] == ["dense", "control", LABEL, f"{LABEL}.finetuned"]
+    assert told == [f"{tuned}: macs-0.3 is no entry of this pack and is left out"]
 
 
 @pytest.mark.usefixtures("tuned")

@@ -12,6 +12,7 @@ from heartvit_edge.export.graph import graph_inputs, graph_outputs, write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.random_gate import RandomGate
+from heartvit_edge.gating.token_gate import make_token_gate
 from heartvit_edge.model.zoo import _shape
 
 HEADS = {0: [0, 2, 3], 2: [1]}
@@ -163,6 +164,33 @@ def test_a_random_gate_is_written_without_random_numbers_and_answers_as_pytorch(
     assert abs(logits - expected.numpy()).max() <= 1e-5 * abs(logits).max()
     assert [found.tolist() for found in kept] == [found.tolist() for found in kept_in_pytorch]
     assert len({tuple(row) for row in kept[0].tolist()}) > 1
+
+
+@pytest.mark.parametrize("variant", ["registers", "average pooling without class token"])
+def test_a_learned_gate_is_written_with_constant_shapes_and_answers_as_pytorch(tmp_path, variant):
+    dense = make_vit(variant)
+    shape = _shape(dense)
+    prefix = shape.num_prefix_tokens
+    plan = plan_of(shape, {1: prefix + 9, 3: prefix + 4}, HEADS)
+    torch.manual_seed(0)
+    model = GatedViT(dense, plan, make_token_gate(plan)).eval()
+    write_graph(model, shape, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx")
+    assert not {node.op_type for node in graph.graph.node} & DATA_DEPENDENT
+    inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True, data_prop=True).graph
+    shapes = {
+        value.name: found
+        for value, (_, _, found) in zip(inferred.value_info, described(inferred.value_info), strict=True)
+    }
+    kinds = ("MatMul", "Gemm", "TopK", "Softmax", "LayerNormalization")
+    found = [shapes[node.output[0]] for node in inferred.node if node.op_type in kinds and node.output[0] in shapes]
+    assert not [dimensions for dimensions in found if None in dimensions[1:]]
+    session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        logits, *kept = session.run(None, {"images": images(batch, seed=batch).numpy()})
+        expected, *kept_in_pytorch = model(images(batch, seed=batch))
+        assert abs(logits - expected.detach().numpy()).max() <= 1e-5 * abs(logits).max()
+        assert [patches.tolist() for patches in kept] == [patches.tolist() for patches in kept_in_pytorch]
 
 
 def test_the_same_model_is_written_as_the_same_bytes(tmp_path, pruned):
