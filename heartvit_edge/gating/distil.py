@@ -12,6 +12,9 @@ from torch.nn import functional
 from heartvit_edge.gating.examples import SiteExamples, scores_of
 from heartvit_edge.gating.token_gate import TokenGate
 
+FEWEST_STEPS = 11
+"""Steps that the schedule is laid out for where there are fewer: a rise of one step and less has no slope."""
+
 
 @dataclass(frozen=True)
 class DistilSettings:
@@ -75,7 +78,9 @@ def _distil_site(
     batch = min(settings.batch_size, len(examples))
     steps = settings.epochs * (len(examples) // batch)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=max(steps, FEWEST_STEPS), pct_start=0.1
+    )
     draws = torch.Generator().manual_seed(settings.seed)
     network.train()
     for _ in range(settings.epochs):

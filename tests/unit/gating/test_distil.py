@@ -139,6 +139,14 @@ def test_progress_counts_the_images_of_every_epoch_that_fill_a_batch():
     assert sum(seen) == 3 * 32
 
 
+def test_as_few_steps_as_there_are_epochs_train_too():
+    _, gate, train = _learnable(12)
+    before = gate.network(2).patch.weight.clone()
+    distil(gate, train, DistilSettings(epochs=10, batch_size=16))
+    assert all(bool(value.isfinite().all()) for value in gate.parameters())
+    assert not torch.equal(gate.network(2).patch.weight, before)
+
+
 def test_fewer_examples_than_a_batch_are_a_batch():
     _, gate, train = _learnable(5)
     seen = []
