@@ -7,13 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from heartvit_edge import __version__
-from heartvit_edge.engines import onnxruntime_build, tensorrt_build
+from heartvit_edge.engines import onnxruntime_build
+from heartvit_edge.engines.build_progress import Progress
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
-from heartvit_edge.engines.store import MANIFEST, build_command, engine_folder, option, reusable_engine
+from heartvit_edge.engines.profiles import make_profiles
+from heartvit_edge.engines.signals import termination_as_exit
+from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, engine_folder, option, reusable_engine
+from heartvit_edge.engines.store_lock import lock_store
+from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
-from heartvit_edge.errors import MachineError
-from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
+from heartvit_edge.engines.timing_cache import cache_path
+from heartvit_edge.engines.workspace import free_memory, workspace_bytes
+from heartvit_edge.errors import InputError, MachineError
+from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.files import check_sha256, new_folder, sha256_file
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
@@ -59,8 +66,11 @@ def build_engine(
     machine: Machine,
     *,
     force: bool,
+    settings: BuildSettings | None = None,
     verify: Verify | None = None,
     tell: Callable[[str], None] = lambda _: None,
+    progress: Progress = lambda *_: None,
+    memory: Callable[[Machine], tuple[int, int]] = free_memory,
     clock: Callable[[], float] = time.monotonic,
 ) -> Path:
     """Return the folder of an engine that was built, or that was there already and is the one wanted.
@@ -75,17 +85,26 @@ def build_engine(
         engines: The store.
         machine: This machine.
         force: Replace an engine that exists.
+        settings: How a TensorRT engine is built; ONNX Runtime takes none but the defaults.
         verify: Called with the manifest, the engine's folder and the pack's graph before the engine takes its place in
             the store, such as :func:`heartvit_edge.runtime.verify.verify_engine`; it raises where the engine is wrong.
         tell: Called with each thing that the user should know.
+        progress: Told how far a TensorRT build is.
+        memory: Gives free and total bytes of the GPU's memory.
         clock: Seconds, never backwards.
 
     Raises:
-        InputError: If the pack has no such entry, or the store has another engine in its place and ``force`` is not
-            set; the hint replaces it.
+        InputError: If the pack has no such entry, the backend takes no such settings, or the store has another engine
+            in its place and ``force`` is not set; the hint replaces it.
         MachineError: If the backend or what it needs is missing.
         CheckError: If a file was altered, the graph cannot be built, or ``verify`` finds the engine wrong.
     """
+    settings = settings or BuildSettings()
+    if backend == "onnxruntime" and settings != BuildSettings():
+        raise InputError(
+            "an optimization level and sparse kernels are TensorRT's, found backend onnxruntime",
+            hint="leave --optimization-level and --sparse out, or add --backend tensorrt",
+        )
     entry = pack.entry(entry_name)
     onnx = pack_folder / entry.onnx
     check_sha256(onnx, entry.onnx_sha256, hint="export the pack again")
@@ -100,38 +119,74 @@ def build_engine(
         outputs=entry.outputs,
         batch=batch,
         machine=machine,
-        options=_options(onnx, backend, precision, machine, tell),
+        options=_options(onnx, backend, precision, settings, machine, tell),
         build_s=0.0,
         tool_version=__version__,
     )
     folder = engine_folder(engines, pack, entry.name, backend, precision)
-    if folder.exists() and not force:
-        again = build_command(
-            str(pack_folder), entry.name, backend, precision, batch=batch, engines=engines, force=True
-        )
-        reusable_engine(folder, wanted, again)
-        tell(f"{entry.name}: the engine in {folder} is current, nothing to build")
-        return folder
-    with new_folder(folder, force=force) as temporary:
-        started = clock()
-        target = temporary / wanted.file
-        if backend == "onnxruntime":
-            provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
-            onnxruntime_build.build_graph(onnx, target, pack.shape, precision, provider, num_threads)
-        else:
-            tensorrt_build.build_plan(onnx, target, entry, pack.shape, precision, batch)
-        built = wanted.model_copy(update={"sha256": sha256_file(target), "build_s": clock() - started})
-        built.write(temporary / MANIFEST)
-        if verify is not None:
-            verify(built, temporary, onnx)
+    with termination_as_exit(), lock_store(engines, tell):
+        if folder.exists() and not force:
+            again = build_command(
+                str(pack_folder),
+                entry.name,
+                backend,
+                precision,
+                batch=batch,
+                engines=engines,
+                force=True,
+                settings=settings,
+            )
+            reusable_engine(folder, wanted, again)
+            tell(f"{entry.name}: the engine in {folder} is current, nothing to build")
+            return folder
+        with new_folder(folder, force=force) as temporary:
+            started = clock()
+            target = temporary / wanted.file
+            facts: tuple[tuple[str, str], ...] = ()
+            if backend == "onnxruntime":
+                provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
+                onnxruntime_build.build_graph(onnx, target, pack.shape, precision, provider, num_threads)
+            else:
+                job = Job(onnx, entry, pack.shape, precision, make_profiles(entry.inputs, batch), settings)
+                facts = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
+            build_s = clock() - started
+            built = wanted.model_copy(update={"sha256": sha256_file(target), "build_s": build_s, "facts": facts})
+            built.write(temporary / MANIFEST)
+            if verify is not None:
+                verify(built, temporary, onnx)
     return folder
 
 
+def _build_plan(
+    job: Job, target: Path, timings: Path, memory: tuple[int, int], tell: Callable[[str], None], progress: Progress
+) -> tuple[tuple[str, str], ...]:
+    """Build for TensorRT, write the layer table beside the engine, and return and tell what was found."""
+    limit = workspace_bytes(*memory)
+    layers, reason, state = build_plan(job, target, Means(timings, limit, memory, progress))
+    facts = (("free_mib", str(memory[0] >> 20)), ("workspace_mib", str(limit >> 20)), ("timing_cache", state))
+    if layers is None:
+        tell(f"{job.entry.name}: no layer table: {reason}")
+        return (*facts, ("layers", f"unknown: {reason}"))
+    layers.write(target.with_name(LAYERS))
+    precisions = ", ".join(f"{count} {name}" for name, count in layers.by_precision().items())
+    if layers.num_fused_attention is None:
+        fused = "unknown: this TensorRT shows whole regions as one layer"
+    else:
+        fused = f"{layers.num_fused_attention} of {job.shape.depth} blocks"
+    tell(f"{job.entry.name}: {len(layers.layers)} layers ({precisions}); attention fused: {fused}")
+    return (*facts, ("layers", precisions), ("fused_attention", fused))
+
+
 def _options(
-    onnx: Path, backend: Backend, precision: Precision, machine: Machine, tell: Callable[[str], None]
+    onnx: Path,
+    backend: Backend,
+    precision: Precision,
+    settings: BuildSettings,
+    machine: Machine,
+    tell: Callable[[str], None],
 ) -> tuple[tuple[str, str], ...]:
     if backend == "tensorrt":
-        return tensorrt_build.plan_options(precision)
+        return plan_options(precision, settings)
     provider, reason = pick_provider(onnx)
     tell(f"ONNX Runtime runs on {provider}: {reason}")
     if provider == CPU and precision == "fp16":

@@ -1,8 +1,10 @@
-"""Whether this machine has a CUDA device, asked of the driver itself."""
+"""Whether this machine has a CUDA device and how much of its memory is free, asked of the driver itself."""
 
 from __future__ import annotations
 
 import ctypes
+
+from heartvit_edge.errors import MachineError
 
 
 def why_no_cuda_device(library: str = "libcuda.so.1") -> str | None:
@@ -23,3 +25,34 @@ def why_no_cuda_device(library: str = "libcuda.so.1") -> str | None:
     if code := driver.cuDeviceGetCount(ctypes.byref(count)):
         return f"the NVIDIA driver answers cuDeviceGetCount with error {code}"
     return None if count.value else "the NVIDIA driver finds no GPU"
+
+
+def gpu_memory(library: str = "libcuda.so.1") -> tuple[int, int]:
+    """Return free and total bytes of the first GPU, asked in its primary context.
+
+    Args:
+        library: The driver's file name, as the loader finds it.
+
+    Raises:
+        MachineError: If there is no driver or no GPU, or the driver reports an error.
+    """
+    if reason := why_no_cuda_device(library):
+        raise MachineError(reason, hint="heartvit-edge doctor")
+    driver = ctypes.CDLL(library)
+    context, former = ctypes.c_void_p(), ctypes.c_void_p()
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    device = ctypes.c_int(0)
+
+    def call(name: str, *arguments: object) -> None:
+        if code := getattr(driver, name)(*arguments):
+            raise MachineError(f"the NVIDIA driver answers {name} with error {code}", hint="heartvit-edge doctor")
+
+    call("cuDeviceGet", ctypes.byref(device), 0)
+    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    try:
+        call("cuCtxPushCurrent_v2", context)
+        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        call("cuCtxPopCurrent_v2", ctypes.byref(former))
+    finally:
+        driver.cuDevicePrimaryCtxRelease_v2(device)
+    return free.value, total.value

@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-from heartvit_edge.engines.jetson import read_cuda_toolkit, read_jetson, read_text
+from heartvit_edge.engines.jetson import read_cuda_toolkit, read_driver, read_jetson, read_text
 from heartvit_edge.errors import MachineError
 from heartvit_edge.spec.engine import Backend
 from heartvit_edge.spec.machine import Machine
@@ -23,11 +23,11 @@ DISTRIBUTIONS = {
     "tensorrt": ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"),
 }
 
-# What an engine of each backend depends on. The power mode is not part of it: an engine runs in every mode, and a
-# sweep over modes measures the same engine. Python, numpy and the processor count do not change an engine either.
+# What an engine of each backend depends on. TensorRT chooses kernels by timing them, so what it built in one power mode
+# is not what it would build in another. Python, numpy and the processor count do not change an engine.
 FIELDS: dict[Backend, tuple[str, ...]] = {
     "onnxruntime": ("system", "cpu", "board", "gpu", "compute_capability"),
-    "tensorrt": ("system", "board", "l4t", "gpu", "compute_capability", "cuda"),
+    "tensorrt": ("system", "board", "l4t", "gpu", "compute_capability", "driver", "cuda", "power_mode"),
 }
 
 ARM_CORES = {("0x41", "0xd42"): "Arm Cortex-A78AE"}  # (implementer, part) of Orin
@@ -58,7 +58,7 @@ def detect_machine(root: Path = Path("/")) -> Machine:
         "versions": package_versions(),
     }
     if jetson := read_jetson(root):
-        return Machine.model_validate(common | jetson._asdict())
+        return Machine.model_validate(common | jetson._asdict() | {"driver": read_driver(root)})
     try:
         gpu = ask_nvidia_smi()
     except MachineError:
@@ -68,25 +68,38 @@ def detect_machine(root: Path = Path("/")) -> Machine:
         | {
             "gpu": gpu.name,
             "compute_capability": gpu.compute_capability,
+            "driver": gpu.driver,
             "cuda": read_cuda_toolkit(root) or f"driver {gpu.driver}",
         }
     )
 
 
-def explain_difference(built: Machine, here: Machine, backend: Backend | None = None) -> list[str]:
+def engine_facts(machine: Machine, backend: Backend) -> dict[str, str | None]:
+    """Return what an engine of a backend depends on, by name, its version included."""
+    facts = {field: getattr(machine, field) for field in FIELDS[backend]}
+    return facts | {backend: dict(machine.versions).get(backend)}
+
+
+def explain_difference(
+    built: Machine, here: Machine, backend: Backend | None = None, *, any_power_mode: bool = False
+) -> list[str]:
     """Return one line for each difference that makes an engine built on ``built`` unfit for ``here``; empty if it fits.
 
     Args:
         built: Where the engine was built.
         here: Where it would run.
         backend: What runs the engine; None compares what any backend depends on.
+        any_power_mode: Let the engine run in another power mode than it was built in, as a sweep over modes does.
     """
     backends = (backend,) if backend else tuple(FIELDS)
-    fields = dict.fromkeys(field for name in backends for field in FIELDS[name])
-    pairs = [(field, getattr(built, field), getattr(here, field)) for field in fields]
-    built_versions, here_versions = dict(built.versions), dict(here.versions)
-    pairs += [(name, built_versions.get(name), here_versions.get(name)) for name in backends]
-    return [f"{name}: built with {was or 'none'}, here {now or 'none'}" for name, was, now in pairs if was != now]
+    was = {name: value for one in backends for name, value in engine_facts(built, one).items()}
+    now = {name: value for one in backends for name, value in engine_facts(here, one).items()}
+    left_out = {"power_mode"} if any_power_mode else set()
+    return [
+        f"{name}: built with {was[name] or 'none'}, here {now[name] or 'none'}"
+        for name in was
+        if was[name] != now[name] and name not in left_out
+    ]
 
 
 def package_versions() -> tuple[tuple[str, str], ...]:

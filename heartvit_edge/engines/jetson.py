@@ -133,6 +133,13 @@ def read_cuda_toolkit(root: Path) -> str | None:
     return str(version)
 
 
+def read_driver(root: Path) -> str | None:
+    """Return the driver's version, such as 540.4.0; None where it tells none."""
+    text = read_text(root / "proc" / "driver" / "nvidia" / "version") or ""
+    found = re.search(r"^NVRM version:.*?\s(\d+(?:\.\d+)+)", text, flags=re.MULTILINE)
+    return found[1] if found else None
+
+
 def l4t_to_jetpack(l4t: str) -> str | None:
     """Return the JetPack that an L4T release such as ``36.4.3`` belongs to; None where the table has it not."""
     return JETPACKS.get(l4t)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from heartvit_edge.engines.fingerprint import explain_difference
 from heartvit_edge.errors import CheckError, InputError, MachineError
-from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
+from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
 
 MANIFEST = "manifest.json"
+LAYERS = "layers.json"
 UNFIT_FOR_A_FILE = re.compile(r"[^A-Za-z0-9._-]+")
 
 
@@ -43,6 +44,7 @@ def build_command(
     batch: BatchRange,
     engines: Path,
     force: bool,
+    settings: BuildSettings | None = None,
 ) -> str:
     """Return the command line that builds one engine.
 
@@ -54,13 +56,39 @@ def build_command(
         batch: Batch sizes that it serves.
         engines: The store.
         force: Whether an engine that exists is replaced.
+        settings: How a TensorRT engine is built.
     """
+    settings = settings or BuildSettings()
     words = ["heartvit-edge", "build-engine", pack, "--backend", backend, "--precision", precision, "--budget", entry]
     words += ["--batch-size", f"{batch.min}:{batch.opt}:{batch.max}", "--engines", str(engines)]
+    if settings.optimization_level != BuildSettings().optimization_level:
+        words += ["--optimization-level", str(settings.optimization_level)]
+    words += ["--sparse"] if settings.sparse else []
     return shlex.join([*words, "--force"] if force else words)
 
 
-def load_engine(folder: Path, machine: Machine) -> EngineManifest:
+def rebuild_command(manifest: EngineManifest, folder: Path) -> str:
+    """Return the command line that builds an engine of the store again, from a pack that is not known here."""
+    options = dict(manifest.options)
+    settings = BuildSettings()
+    if manifest.backend == "tensorrt":
+        settings = BuildSettings(
+            optimization_level=int(options.get("optimization_level", settings.optimization_level)),
+            sparse=options.get("sparse_weights") == "on",
+        )
+    return build_command(
+        "PACK",
+        manifest.entry,
+        manifest.backend,
+        manifest.precision,
+        batch=manifest.batch,
+        engines=folder.parent.parent,
+        force=True,
+        settings=settings,
+    )
+
+
+def load_engine(folder: Path, machine: Machine, *, any_power_mode: bool = False) -> EngineManifest:
     """Return the manifest of an engine that is whole and was built on this machine.
 
     The hash comes first: an engine file is code, and nothing of an altered one may be loaded.
@@ -68,6 +96,7 @@ def load_engine(folder: Path, machine: Machine) -> EngineManifest:
     Args:
         folder: From :func:`engine_folder`.
         machine: Where it shall run.
+        any_power_mode: Let it run in another power mode than it was built in.
 
     Raises:
         InputError: If there is no engine, or its manifest is malformed.
@@ -79,20 +108,16 @@ def load_engine(folder: Path, machine: Machine) -> EngineManifest:
             f"there is no engine in {folder}", hint="build it with: heartvit-edge build-engine PACK, then try again"
         )
     manifest = EngineManifest.read(folder / MANIFEST)
-    again = build_command(
-        "PACK",
-        manifest.entry,
-        manifest.backend,
-        manifest.precision,
-        batch=manifest.batch,
-        engines=folder.parent.parent,
-        force=True,
-    )
+    again = rebuild_command(manifest, folder)
     check_sha256(folder / manifest.file, manifest.sha256, hint=f"build it again: {again}")
-    if differences := explain_difference(manifest.machine, machine, manifest.backend):
+    differences = explain_difference(manifest.machine, machine, manifest.backend, any_power_mode=any_power_mode)
+    if differences:
+        only_mode = not explain_difference(manifest.machine, machine, manifest.backend, any_power_mode=True)
         raise MachineError(
-            f"the engine in {folder} was built on another machine: {'; '.join(differences)}",
-            hint=f"build it for this machine: {again}",
+            f"the engine in {folder} was built on another machine{' setting' if only_mode else ''}: "
+            f"{'; '.join(differences)}",
+            hint=f"build it for this machine: {again}"
+            + ("; or run it all the same: --any-power-mode" if only_mode else ""),
         )
     return manifest
 

@@ -1,4 +1,4 @@
-"""Building a TensorRT plan file from an ONNX graph, for TensorRT 8.6 and 10 to 11.
+"""Building a TensorRT engine from an ONNX graph, for TensorRT 8.6 and 10 to 11.
 
 Precision lives in the graph from TensorRT 10 on: the network is strongly typed and FP16 is written into the ONNX file
 before it is parsed. TensorRT 8.6 has no such network: there the graph stays FP32, FP16 is allowed by a flag, and the
@@ -8,21 +8,77 @@ layers that must not use it are held by constraints.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from heartvit_edge.engines import timing_cache
+from heartvit_edge.engines.build_progress import Progress, progress_monitor
 from heartvit_edge.engines.precision import float32_nodes, name_nodes, write_half
-from heartvit_edge.engines.tensorrt_module import collecting_logger, import_tensorrt, said, version
+from heartvit_edge.engines.profiles import Profile, add_profiles
+from heartvit_edge.engines.signals import held_back
+from heartvit_edge.engines.tensorrt_layers import inspect_engine
+from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import_tensorrt, version
+from heartvit_edge.engines.tensorrt_parse import ELSEWHERE, parse
 from heartvit_edge.errors import CheckError, MachineError
-from heartvit_edge.spec.engine import BatchRange, Precision
+from heartvit_edge.spec.engine import BuildSettings, Precision
+from heartvit_edge.spec.files import sha256_file
+from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.pack import PackEntry
 
-WORKSPACE_MIB = 1024  # more than a ViT's tactics ask for, and still free on a board with 4 GB
-ELSEWHERE = "build for ONNX Runtime, which reads every graph of the pack: --backend onnxruntime"
+
+class Job(NamedTuple):
+    """One engine to build.
+
+    Attributes:
+        onnx: The pack's graph.
+        entry: The graph's entry, which names its inputs and outputs.
+        shape: Dimensions of the dense model.
+        precision: Element type of the matrix products.
+        profiles: At least one.
+        settings: How hard to try.
+    """
+
+    onnx: Path
+    entry: PackEntry
+    shape: ModelShape
+    precision: Precision
+    profiles: Sequence[Profile]
+    settings: BuildSettings
 
 
-def plan_options(precision: Precision) -> tuple[tuple[str, str], ...]:
+class Means(NamedTuple):
+    """What a build may use.
+
+    Attributes:
+        timings: Where kernel timings are kept; see :mod:`heartvit_edge.engines.timing_cache`.
+        workspace_bytes: Most memory of a kernel's own.
+        free: Free and total bytes of the GPU's memory before the build, for the message where it runs out.
+        progress: Told how far the build is.
+    """
+
+    timings: Path
+    workspace_bytes: int
+    free: tuple[int, int]
+    progress: Progress
+
+
+class Built(NamedTuple):
+    """What is known of an engine that was built.
+
+    Attributes:
+        layers: Its layers; None where the inspector gives no table that can be read.
+        no_layers_reason: Why there are none; None where there are.
+        timings: Where the kernel timings came from.
+    """
+
+    layers: EngineLayers | None
+    no_layers_reason: str | None
+    timings: timing_cache.State
+
+
+def plan_options(precision: Precision, settings: BuildSettings) -> tuple[tuple[str, str], ...]:
     """Return what the builder will be told, as it is stored in the manifest.
 
     Raises:
@@ -34,99 +90,85 @@ def plan_options(precision: Precision) -> tuple[tuple[str, str], ...]:
         ("typing", "strong" if strong else "weak"),
         ("precision_constraints", "obey" if weak_fp16 else "none"),
         ("tf32", "off"),
-        ("workspace_mib", str(WORKSPACE_MIB)),
+        ("optimization_level", str(settings.optimization_level)),
+        ("sparse_weights", "on" if settings.sparse else "off"),
     )
 
 
-def build_plan(
-    onnx: Path, plan: Path, entry: PackEntry, shape: ModelShape, precision: Precision, batch: BatchRange
-) -> None:
-    """Write the plan file of one graph.
+def build_plan(job: Job, plan: Path, means: Means) -> Built:
+    """Write the engine of one graph, and return what is known of it.
 
     Args:
-        onnx: The pack's graph.
-        plan: Where the plan goes.
-        entry: The graph's entry, which names its inputs and outputs.
-        shape: Dimensions of the dense model.
-        precision: Element type of the matrix products.
-        batch: Range of the one optimization profile.
+        job: What to build.
+        plan: Where the engine goes.
+        means: What the build may use.
 
     Raises:
-        MachineError: If TensorRT, or what FP16 needs, is missing, or there is no GPU.
+        MachineError: If TensorRT, or what FP16 needs, is missing, there is no GPU, or memory runs out.
         CheckError: If the graph cannot be parsed or built; the message is TensorRT's own.
     """
     trt = import_tensorrt()
-    logger, messages = collecting_logger(trt)
+    logger, log = collecting_logger(trt)
     try:
         builder = trt.Builder(logger)
     except TypeError as err:  # the binding's answer to a null pointer
         raise MachineError(
-            f"TensorRT {trt.__version__} cannot make a builder: {said(messages)}", hint="heartvit-edge doctor"
+            f"TensorRT {trt.__version__} cannot make a builder: {log.said()}", hint="heartvit-edge doctor"
         ) from err
     strong = version(trt) >= (10, 0)
     flags = trt.NetworkDefinitionCreationFlag
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED if strong else flags.EXPLICIT_BATCH))
-    config = builder.create_builder_config()
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_MIB << 20)
-    config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa, where FP32 is promised and for gate scores
-    with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch:
-        graph = onnx
-        if precision == "fp16" and strong:
+    config = _configure(trt, builder, job.settings, means)
+    timings = timing_cache.begin(config, means.timings)
+    with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch, held_back() as stop:
+        graph = job.onnx
+        if job.precision == "fp16" and strong:
             graph = Path(scratch) / "half.onnx"
-            write_half(onnx, graph, shape)
-        parser = trt.OnnxParser(network, logger)  # owns the weights: alive until the plan is built
-        if not parser.parse_from_file(str(graph)):
-            raise CheckError(
-                f"TensorRT {trt.__version__} cannot parse {onnx}: {parser_errors(parser, graph)}", hint=ELSEWHERE
-            )
-        _check_names(network, entry)
-        if precision == "fp16" and not strong:
-            _hold_float32(trt, network, config, onnx, shape)
-        _add_profile(builder, config, entry, batch, messages)
+            write_half(job.onnx, graph, job.shape)
+        parser = trt.OnnxParser(network, logger)  # owns the weights: alive until the engine is built
+        parse(trt, parser, network, graph, job.onnx, job.entry)
+        if job.precision == "fp16" and not strong:
+            _hold_float32(trt, network, config, job.onnx, job.shape)
+        add_profiles(builder, config, job.profiles, log)
+        monitor = progress_monitor(trt, means.progress, stop)
+        if monitor is not None:
+            config.progress_monitor = monitor
         serialized = builder.build_serialized_network(network, config)
         if serialized is None:
-            raise CheckError(f"TensorRT {trt.__version__} cannot build {onnx}: {said(messages)}", hint=ELSEWHERE)
+            if stop():
+                raise KeyboardInterrupt
+            raise _failure(f"TensorRT {trt.__version__} cannot build {job.onnx}", log, means)
         with plan.open("wb") as file:
             file.write(serialized)
+        timing_cache.keep(config, means.timings)
+        del parser, network, config, builder  # room for the engine, which is loaded to be inspected
+        try:
+            layers = inspect_engine(trt, serialized, logger, log, sha256_file(plan))
+        except CheckError as err:  # the engine is not worse for it
+            return Built(None, str(err), timings.state)
+        return Built(layers, None, timings.state)
 
 
-def parser_errors(parser: Any, graph: Path) -> str:  # noqa: ANN401 - a tensorrt.OnnxParser
-    """Return every error of the parser with the node's name and operator.
-
-    TensorRT 8.6 gives the node's position alone; the name is then read from the graph.
-    """
-    found = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        if hasattr(error, "node_name"):
-            name, operator = error.node_name(), error.node_operator()
-        else:
-            name, operator = _node_at(graph, error.node())
-        found.append(f"node {name!r} ({operator}): {error.desc()}")
-    return "; ".join(found) or "the parser gave no reason"
+def _configure(trt: Any, builder: Any, settings: BuildSettings, means: Means) -> Any:  # noqa: ANN401
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, means.workspace_bytes)
+    config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of mantissa, where FP32 is promised and for gate scores
+    config.builder_optimization_level = settings.optimization_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it; kernels are the same
+    if settings.sparse:
+        config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    return config
 
 
-def _node_at(graph: Path, position: int) -> tuple[str, str]:
-    try:
-        import onnx
-    except ImportError:
-        return str(position), "install onnx to see its name"
-    nodes = onnx.load(str(graph), load_external_data=False).graph.node
-    if not 0 <= position < len(nodes):
-        return str(position), "not one node"
-    return nodes[position].name, nodes[position].op_type
-
-
-def _check_names(network: Any, entry: PackEntry) -> None:  # noqa: ANN401 - a tensorrt.INetworkDefinition
-    inputs = [network.get_input(index).name for index in range(network.num_inputs)]
-    outputs = [network.get_output(index).name for index in range(network.num_outputs)]
-    wanted = ([info.name for info in entry.inputs], [info.name for info in entry.outputs])
-    if (inputs, sorted(outputs)) != (wanted[0], sorted(wanted[1])):
-        raise CheckError(
-            f"the graph of {entry.name} has inputs {inputs} and outputs {outputs}, "
-            f"the pack says {wanted[0]} and {wanted[1]}",
-            hint="export the pack again",
-        )
+def _failure(what: str, log: Log, means: Means) -> MachineError | CheckError:
+    if not log.ran_out():
+        return CheckError(f"{what}: {log.said()}", hint=ELSEWHERE)
+    asked, (free, total) = log.asked_bytes(), (size / 2**20 for size in means.free)
+    wanted = "more than there is" if asked is None else f"{asked / 2**20:.1f} MiB"
+    return MachineError(
+        f"{what}: the GPU is out of memory: asked for {wanted}, {free:.1f} of {total:.1f} MiB were free",
+        hint="close what else uses it, or build for a smaller batch: --batch-size 1",
+    )
 
 
 def _hold_float32(trt: Any, network: Any, config: Any, graph: Path, shape: ModelShape) -> None:  # noqa: ANN401
@@ -152,20 +194,3 @@ def _hold_float32(trt: Any, network: Any, config: Any, graph: Path, shape: Model
         for number, output in enumerate(outputs):
             if output.dtype == trt.DataType.FLOAT:
                 layer.set_output_type(number, trt.DataType.FLOAT)
-
-
-def _add_profile(builder: Any, config: Any, entry: PackEntry, batch: BatchRange, messages: list[str]) -> None:  # noqa: ANN401
-    profile = builder.create_optimization_profile()
-    for info in entry.inputs:
-        smallest, best, largest = (
-            tuple(size if known is None else known for known in info.shape)
-            for size in (batch.min, batch.opt, batch.max)
-        )
-        try:
-            profile.set_shape(info.name, smallest, best, largest)
-        except RuntimeError as err:  # the binding raises where the C++ call answers false
-            raise CheckError(
-                f"TensorRT refuses the shapes {smallest}, {best}, {largest} for input {info.name!r}: {err}"
-            ) from err
-    if config.add_optimization_profile(profile) < 0:
-        raise CheckError(f"TensorRT refuses the optimization profile of {entry.name}: {said(messages)}")

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 import platform
+import re
 from pathlib import Path
 from typing import Any
 
 from heartvit_edge.errors import MachineError
 
 SUPPORTED = "8.6, or 10.0 and later"
+OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory .*could not be allocated", re.IGNORECASE)
+ASKED = re.compile(r"[Rr]equested amount of (?:GPU )?memory \((\d+) bytes\)")
 
 
 def install_hint(root: Path = Path("/")) -> str:
@@ -50,14 +53,31 @@ def version(trt: Any) -> tuple[int, int]:  # noqa: ANN401
     return int(major), int(minor)
 
 
-def collecting_logger(trt: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
-    """Return a logger for TensorRT, and the list into which it puts errors and warnings in order."""
+class Log(list[str]):
+    """What TensorRT logged, errors and warnings in order."""
+
+    def said(self) -> str:
+        """Return errors, or warnings where there are none, for the end of a message."""
+        errors = [text for text in self if "error: " in text]
+        return "; ".join(errors or self) or "TensorRT logged nothing"
+
+    def ran_out(self) -> bool:
+        """Return whether memory was asked for and not given."""
+        return any(OUT_OF_MEMORY.search(text) for text in self)
+
+    def asked_bytes(self) -> int | None:
+        """Return the most that was asked for in vain; None where TensorRT does not say."""
+        return max((int(found[1]) for text in self for found in ASKED.finditer(text)), default=None)
+
+
+def collecting_logger(trt: Any) -> tuple[Any, Log]:  # noqa: ANN401
+    """Return a logger for TensorRT, and the log into which it puts errors and warnings."""
     levels = {
         trt.ILogger.INTERNAL_ERROR: "internal error",
         trt.ILogger.ERROR: "error",
         trt.ILogger.WARNING: "warning",
     }
-    messages: list[str] = []
+    log = Log()
 
     class CollectingLogger(trt.ILogger):  # type: ignore[misc]  # the base has no types
         def __init__(self) -> None:
@@ -65,12 +85,6 @@ def collecting_logger(trt: Any) -> tuple[Any, list[str]]:  # noqa: ANN401
 
         def log(self, severity: object, msg: str) -> None:
             if severity in levels:
-                messages.append(f"{levels[severity]}: {msg}")
+                log.append(f"{levels[severity]}: {msg}")
 
-    return CollectingLogger(), messages
-
-
-def said(messages: list[str]) -> str:
-    """Return what TensorRT logged, errors before warnings, for the end of a message."""
-    errors = [text for text in messages if "error: " in text]
-    return "; ".join(errors or messages) or "TensorRT logged nothing"
+    return CollectingLogger(), log

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,7 @@ class OnnxRuntimeRunner:
         except (state.EPFail, state.Fail, state.RuntimeException) as err:
             raise MachineError(f"ONNX Runtime cannot run {self._manifest.entry}: {err}") from err
         return dict(zip(names, values, strict=True))
+
+    def infer_many(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the outputs of each batch, one after the other: ONNX Runtime has no way to overlap them."""
+        return map(self.infer, batches)

@@ -1,25 +1,67 @@
-"""From an engine's manifest to what runs it."""
+"""From engines' manifests to what runs them."""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from heartvit_edge.runtime.cuda_memory import CudaBinding, open_cuda_memory
+from heartvit_edge.runtime.cuda import CudaBinding, open_cuda
 from heartvit_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from heartvit_edge.runtime.runner import Runner
+from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
 from heartvit_edge.spec.engine import EngineManifest
 
 
-def open_runner(manifest: EngineManifest, folder: Path, cuda_binding: CudaBinding = "cuda-python") -> Runner:
-    """Return a runner for the engine, to be used in a ``with`` statement, which loads it.
+@dataclass(frozen=True)
+class CudaChoice:
+    """How TensorRT engines reach the device; ONNX Runtime reaches it by itself.
+
+    Attributes:
+        binding: What gives memory, streams and events.
+        use_graphs: Launch captured graphs; False enqueues each inference anew.
+    """
+
+    binding: CudaBinding = "cuda-python"
+    use_graphs: bool = True
+
+
+@contextmanager
+def open_runners(
+    engines: Sequence[tuple[EngineManifest, Path]], choice: CudaChoice | None = None
+) -> Iterator[tuple[Runner, ...]]:
+    """Load engines that take turns; those of TensorRT share one device and one scratch buffer.
 
     Args:
-        manifest: From :func:`heartvit_edge.engines.store.load_engine`.
-        folder: Where manifest and engine lie.
-        cuda_binding: What gives a TensorRT engine its device memory.
+        engines: Each with the folder where it lies, from :func:`heartvit_edge.engines.store.load_engine`.
+        choice: How TensorRT engines reach the device.
+
+    Raises:
+        InputError: If a file cannot be read.
+        MachineError: If what runs an engine, the device or memory is missing.
+        CheckError: If an engine was altered or cannot be loaded.
     """
-    if manifest.backend == "tensorrt":
-        return TensorRTRunner(manifest, folder, partial(open_cuda_memory, cuda_binding))
-    return OnnxRuntimeRunner(manifest, folder)
+    choice = choice or CudaChoice()
+    with ExitStack() as stack:
+        runners: list[Runner] = []
+        shared: Scratch | None = None
+        for manifest, folder in engines:
+            if manifest.backend == "onnxruntime":
+                runners.append(stack.enter_context(OnnxRuntimeRunner(manifest, folder)))
+                continue
+            if shared is None:
+                cuda = open_cuda(choice.binding)
+                stack.callback(cuda.close)
+                shared = Scratch(cuda)
+            runner = TensorRTRunner(manifest, folder, cuda, shared, use_graphs=choice.use_graphs)
+            runners.append(stack.enter_context(runner))
+        yield tuple(runners)
+
+
+@contextmanager
+def open_runner(manifest: EngineManifest, folder: Path, choice: CudaChoice | None = None) -> Iterator[Runner]:
+    """Load one engine; see :func:`open_runners`."""
+    with open_runners([(manifest, folder)], choice) as (runner,):
+        yield runner

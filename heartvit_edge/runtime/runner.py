@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -38,6 +39,16 @@ class Runner(Protocol):
         Raises:
             InputError: If the shape, the element type or the batch size is not the engine's.
             MachineError: If the device fails.
+        """
+        ...
+
+    def infer_many(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield what :meth:`infer` returns for each batch, in order, the next one under way where that is faster.
+
+        It must be read to its end, or closed, before :meth:`infer` is called again.
+
+        Args:
+            batches: As for :meth:`infer`, of any sizes within the engine's range.
         """
         ...
 

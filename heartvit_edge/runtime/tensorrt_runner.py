@@ -1,8 +1,13 @@
-"""Running a TensorRT plan file, through the tensor names that every version from 8.6 on knows."""
+"""Running a TensorRT engine, through the tensor names that every version from 8.6 on knows.
+
+image batch -> page-locked memory -> device: plain enqueue the first time, one CUDA graph a shape from then on -> arrays
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,131 +15,160 @@ import numpy as np
 from numpy.typing import NDArray
 from typing_extensions import Self
 
-from heartvit_edge.engines.tensorrt_module import collecting_logger, import_tensorrt, said
-from heartvit_edge.errors import CheckError, MachineError
-from heartvit_edge.runtime.cuda_memory import CudaMemory
+from heartvit_edge.engines.signals import held_back
+from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import_tensorrt
+from heartvit_edge.runtime.cuda import Cuda
 from heartvit_edge.runtime.runner import check_images, read_engine
+from heartvit_edge.runtime.scratch import Scratch
+from heartvit_edge.runtime.slot import Slot, StepTimes
+from heartvit_edge.runtime.tensorrt_context import REBUILD, BoundContext, check_tensors, failure, scratch_bytes
 from heartvit_edge.spec.engine import EngineManifest
-from heartvit_edge.spec.pack import TensorInfo
-
-REBUILD = "build it again: heartvit-edge build-engine PACK --backend tensorrt --force"
 
 
 class TensorRTRunner:
-    """One engine, one execution context, one stream; a buffer an input and output, for the largest batch."""
+    """One engine, whose scratch is shared with the engines that take turns with it."""
 
-    def __init__(self, manifest: EngineManifest, folder: Path, open_memory: Callable[[], CudaMemory]) -> None:
+    def __init__(
+        self,
+        manifest: EngineManifest,
+        folder: Path,
+        cuda: Cuda,
+        scratch: Scratch,
+        *,
+        use_graphs: bool = True,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
         """Remember the engine; nothing is loaded before ``with``.
 
         Args:
             manifest: The engine's.
             folder: Where both lie.
-            open_memory: Gives device memory, closed when the runner is.
+            cuda: The device; closed by whoever opened it, after the runner.
+            scratch: Shared with other runners on the same device.
+            use_graphs: Launch a captured graph where a shape has run before; False enqueues anew each time.
+            clock: Seconds, never backwards.
         """
         self._manifest = manifest
         self._folder = folder
-        self._open_memory = open_memory
-        self._memory: CudaMemory | None = None
-        self._context: Any = None
+        self._cuda = cuda
+        self._scratch = scratch
+        self._use_graphs = use_graphs
+        self._clock = clock
+        self._slots: list[Slot] = []
+        self._contexts: dict[tuple[int, int], BoundContext] = {}  # by slot and batch
+        self._bind: Callable[[Slot], BoundContext] | None = None
         self._engine: Any = None
         self._runtime: Any = None
-        self._messages: list[str] = []
-        self._address: dict[str, int] = {}
 
     def __enter__(self) -> Self:
-        """Load the engine, make its context and allocate its buffers.
+        """Load the engine, make its context and allocate the buffers of one inference.
 
         Raises:
             InputError: If its file cannot be read.
-            MachineError: If TensorRT, the CUDA binding, the device or memory is missing, or this TensorRT refuses it.
+            MachineError: If TensorRT or memory is missing, or this TensorRT refuses the engine.
             CheckError: If it was altered, or its tensors are not those of the manifest.
         """
         plan = read_engine(self._manifest, self._folder)
         trt = import_tensorrt()
-        self._memory = self._open_memory()
+        logger, log = collecting_logger(trt)
         try:
-            self._load(trt, plan)
+            with held_back():
+                self._load(trt, plan, logger, log)
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let context, engine and runtime go in this order, then free the buffers."""
-        self._context = None
+        """Let contexts, engine and runtime go in this order."""
+        self._bind = None
+        self._contexts.clear()
+        self._slots.clear()
         self._engine = None
         self._runtime = None
-        self._address.clear()
-        memory, self._memory = self._memory, None
-        if memory is not None:
-            memory.close()
 
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
-        check_images(images, self._manifest)
-        memory, batch = self._memory, images.shape[0]
-        if memory is None:
-            raise RuntimeError("infer is called outside of with")
-        source = np.ascontiguousarray(images)
-        name = self._manifest.inputs[0].name
-        if not self._context.set_input_shape(name, source.shape):
-            raise CheckError(f"TensorRT refuses {name} of {source.shape}: {said(self._messages)}", hint=REBUILD)
-        if missing := self._context.infer_shapes():
-            raise CheckError(f"TensorRT misses the shapes of {', '.join(missing)}", hint=REBUILD)
-        outputs = {info.name: self._empty(info, batch) for info in self._manifest.outputs}
-        memory.to_device(self._address[name], source)
-        if not self._context.execute_async_v3(memory.stream):
-            raise MachineError(f"TensorRT cannot run {self._manifest.entry}: {said(self._messages)}")
-        for output, target in outputs.items():
-            memory.to_host(target, self._address[output])
-        memory.synchronize()
-        return outputs
+        self._submit(0, images, timed=False)
+        return self._collect(0)
 
-    def _load(self, trt: Any, plan: bytes) -> None:  # noqa: ANN401 - the module carries no types
-        logger, self._messages = collecting_logger(trt)
+    def infer_many(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[dict[str, NDArray[Any]]]:
+        """Yield the outputs of each batch in order; one batch is copied in while the one before it runs."""
+        waiting: int | None = None
+        try:
+            for number, images in enumerate(batches):
+                self._submit(number % 2, images, timed=False)
+                former, waiting = waiting, number % 2
+                if former is not None:
+                    yield self._collect(former)
+            if waiting is not None:
+                last, waiting = waiting, None
+                yield self._collect(last)
+        finally:
+            if waiting is not None:  # left early: nothing may still be running
+                for slot in self._slots:
+                    self._cuda.synchronize(slot.stream)
+
+    def time_steps(self, images: NDArray[np.float32]) -> StepTimes:
+        """Run one batch and return what it spent its time on.
+
+        Raises:
+            As :meth:`infer`.
+        """
+        self._submit(0, images, timed=True)
+        self._collect(0)
+        slot = self._slots[0]
+        latency_ms = 1000 * (self._clock() - slot.began)
+        return StepTimes(*slot.step_ms(), 1000 * slot.enqueue_s, latency_ms)
+
+    def _load(self, trt: Any, plan: bytes, logger: Any, log: Log) -> None:  # noqa: ANN401
         self._runtime = trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise MachineError(
-                f"TensorRT {trt.__version__} cannot load {self._folder / self._manifest.file}: {said(self._messages)}",
-                hint=REBUILD,
-            )
-        self._check_tensors(trt)
-        self._context = self._engine.create_execution_context()
-        if self._context is None:
-            raise MachineError(f"TensorRT cannot make an execution context: {said(self._messages)}")
-        for info in (*self._manifest.inputs, *self._manifest.outputs):
-            self._address[info.name] = self._allocate(info)
-            if not self._context.set_tensor_address(info.name, self._address[info.name]):
-                raise CheckError(f"TensorRT refuses a buffer for {info.name}: {said(self._messages)}", hint=REBUILD)
+            path = self._folder / self._manifest.file
+            raise failure(f"TensorRT {trt.__version__} cannot load {path}", log, self._cuda, hint=REBUILD)
+        check_tensors(trt, self._engine, self._manifest, REBUILD)
+        self._scratch.reserve(scratch_bytes(trt, self._engine))
+        self._bind = partial(BoundContext, trt, self._engine, self._manifest, self._cuda, log)
+        self._context(0, self._manifest.batch.opt)  # what cannot be made is known now
 
-    def _check_tensors(self, trt: Any) -> None:  # noqa: ANN401
-        """Compare names, directions and element types with the manifest's.
+    def _context(self, number: int, batch: int) -> BoundContext:
+        """Return the context of a slot and a batch size, made when it is first asked for."""
+        if self._bind is None:
+            raise RuntimeError("infer is called outside of with")
+        while len(self._slots) <= number:
+            tensors = (*self._manifest.inputs, *self._manifest.outputs)
+            self._slots.append(Slot(self._cuda, tensors, self._manifest.batch.max))
+        self._slots[number].batch = batch
+        if (number, batch) not in self._contexts:
+            self._contexts[number, batch] = self._bind(self._slots[number])
+        return self._contexts[number, batch]
 
-        Raises:
-            CheckError: If they differ: a buffer of the wrong size or type would be read as numbers.
-        """
-        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        found = {
-            name: (
-                self._engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT,
-                self._engine.get_tensor_dtype(name),
-            )
-            for name in names
-        }
-        element = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "int32": trt.DataType.INT32}
-        if hasattr(trt.DataType, "INT64"):  # TensorRT 10
-            element["int64"] = trt.DataType.INT64
-        wanted = {info.name: (True, element.get(info.dtype)) for info in self._manifest.inputs}
-        wanted |= {info.name: (False, element.get(info.dtype)) for info in self._manifest.outputs}
-        if found != wanted:
-            raise CheckError(f"the engine has the tensors {found}, its manifest says {wanted}", hint=REBUILD)
+    def _submit(self, number: int, images: NDArray[np.float32], *, timed: bool) -> None:
+        """Enqueue a batch on a slot on which nothing runs."""
+        check_images(images, self._manifest)
+        began = self._clock()
+        context = self._context(number, images.shape[0])
+        block = self._scratch.block()
+        slot, info = self._slots[number], self._manifest.inputs[0]
+        slot.timed, slot.began = timed, began
+        np.copyto(slot.view(info), images)
+        slot.mark(0)
+        slot.to_device(info)
+        slot.mark(1)
+        for other in self._slots:  # they share the scratch: the engine runs once at a time
+            if other is not slot:
+                self._cuda.wait(slot.stream, other.computed)
+        began = self._clock()
+        context.launch(block, use_graph=self._use_graphs and self._cuda.has_graphs)
+        slot.enqueue_s = self._clock() - began
+        slot.mark(2)
+        self._cuda.record(slot.computed, slot.stream)
+        for output in self._manifest.outputs:
+            slot.to_host(output)
+        slot.mark(3)
 
-    def _allocate(self, info: TensorInfo) -> int:
-        if self._memory is None:
-            raise RuntimeError("a buffer is asked for outside of with")
-        return self._memory.allocate(self._empty(info, self._manifest.batch.max).nbytes)
-
-    @staticmethod
-    def _empty(info: TensorInfo, batch: int) -> NDArray[Any]:
-        return np.empty([batch if size is None else size for size in info.shape], dtype=info.dtype)
+    def _collect(self, number: int) -> dict[str, NDArray[Any]]:
+        slot = self._slots[number]
+        self._cuda.synchronize(slot.stream)
+        return {info.name: slot.view(info).copy() for info in self._manifest.outputs}

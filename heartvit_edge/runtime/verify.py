@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heartvit_edge.engines.onnxruntime_session import CPU, open_session
 from heartvit_edge.errors import CheckError
-from heartvit_edge.runtime.open import open_runner
+from heartvit_edge.runtime.open import CudaChoice, open_runner
 from heartvit_edge.spec.engine import EngineManifest, Precision
 
 SEED = 0
@@ -20,7 +20,7 @@ KEPT_OVERLAP: dict[Precision, float] = {"fp32": 0.95, "fp16": 0.9}  # share of k
 HINT = "report it with the pack's manifest; until then build with --precision fp32 or --backend onnxruntime"
 
 
-def verify_engine(manifest: EngineManifest, folder: Path, onnx: Path) -> None:
+def verify_engine(manifest: EngineManifest, folder: Path, onnx: Path, choice: CudaChoice | None = None) -> None:
     """Return only if the engine's answers on seeded noise are finite and those of its graph.
 
     The graph runs on ONNX Runtime's CPU provider without any optimisation.
@@ -29,6 +29,7 @@ def verify_engine(manifest: EngineManifest, folder: Path, onnx: Path) -> None:
         manifest: The engine's.
         folder: Where it lies.
         onnx: The pack's graph.
+        choice: How a TensorRT engine reaches the device.
 
     Raises:
         CheckError: If an output is not finite or too far off, or the engine cannot be loaded.
@@ -42,9 +43,9 @@ def verify_engine(manifest: EngineManifest, folder: Path, onnx: Path) -> None:
     names = [output.name for output in manifest.outputs]
     session = open_session(onnx, CPU, 1, optimise=False)
     expected = dict(zip(names, session.run(names, {info.name: images}), strict=True))
-    with open_runner(manifest, folder) as runner:
-        found = runner.infer(images)
-    compare(expected, found, manifest)
+    with open_runner(manifest, folder, choice) as runner:
+        compare(expected, runner.infer(images), manifest)
+        compare(expected, runner.infer(images), manifest)  # the second call may launch a captured graph
 
 
 def compare(expected: dict[str, NDArray[Any]], found: dict[str, NDArray[Any]], manifest: EngineManifest) -> None:

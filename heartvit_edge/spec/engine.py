@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.spec.base import Artefact, Spec
@@ -29,6 +29,18 @@ class BatchRange(Spec):
         return self
 
 
+class BuildSettings(Spec):
+    """How a TensorRT engine is built; ONNX Runtime has none of it.
+
+    Attributes:
+        optimization_level: From 0, the quickest build, to 5, which tries every kernel; TensorRT's own default is 3.
+        sparse: Whether kernels for weights with two zeros in every four may be chosen, where the weights are so.
+    """
+
+    optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
+    sparse: bool = False
+
+
 class EngineManifest(Artefact):
     """Stored beside each engine file.
 
@@ -44,6 +56,7 @@ class EngineManifest(Artefact):
         batch: Batch sizes that it serves.
         machine: Where it was built; it is refused elsewhere.
         options: What the builder was told, as name and value.
+        facts: What the build found, as name and value: free memory, layers by precision, fused attention.
         build_s: Seconds that the build took.
         tool_version: heartvit-edge's own version.
     """
@@ -61,5 +74,6 @@ class EngineManifest(Artefact):
     batch: BatchRange
     machine: Machine
     options: tuple[tuple[str, str], ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
     build_s: float
     tool_version: str

@@ -14,6 +14,7 @@ from heartvit_edge.allocation.plan import make_plan
 from heartvit_edge.spec.base import Artefact
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.engine import BatchRange, EngineManifest
+from heartvit_edge.spec.layers import EngineLayer, EngineLayers
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.sensitivity import Calibration
 
@@ -69,5 +70,10 @@ def every_artefact() -> dict[str, Artefact]:
         make_device_table(),
         finetune_run(entry(), entry(control=True)),
         trained_gate(),
+        EngineLayers(
+            engine_sha256="5" * 64,
+            layers=(EngineLayer(name="head", kind="gemm", tactic="sm80", precision="fp16", nodes=("/head/Gemm",)),),
+            num_fused_attention=1,
+        ),
     )
     return {value.schema_name: value for value in values}

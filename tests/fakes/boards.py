@@ -47,6 +47,7 @@ def write_agx_orin(root: Path) -> Path:
     """An AGX Orin 64GB Developer Kit with JetPack 6.2 in its 30 W mode."""
     return write_board(
         root,
+        driver="540.4.0",
         model="NVIDIA Jetson AGX Orin Developer Kit",
         compatible=("nvidia,p3737-0000+p3701-0005", "nvidia,p3701-0005", "nvidia,tegra234"),
         release="# R36 (release), REVISION: 4.3, BOARD: generic, EABI: aarch64, DATE: Wed Jan  8 2025\n",
@@ -60,6 +61,7 @@ def write_orin_nx(root: Path) -> Path:
     """An Orin NX 16GB on the reference carrier with JetPack 7.2 in its 25 W mode."""
     return write_board(
         root,
+        driver="595.58.03",
         model="NVIDIA Jetson Orin NX Engineering Reference Developer Kit Super",
         compatible=("nvidia,p3768-0000+p3767-0000-super", "nvidia,p3767-0000", "nvidia,tegra234"),
         release="# R39 (release), REVISION: 2.0, BOARD: generic, EABI: aarch64, DATE: Tue Jun  2 2026\n",
@@ -70,11 +72,22 @@ def write_orin_nx(root: Path) -> Path:
 
 
 def write_board(
-    root: Path, *, model: str, compatible: tuple[str, ...], release: str, modes: str, status: str, cuda: str
+    root: Path,
+    *,
+    driver: str,
+    model: str,
+    compatible: tuple[str, ...],
+    release: str,
+    modes: str,
+    status: str,
+    cuda: str,
 ) -> Path:
     """Write the files that a fingerprint reads; strings in the device tree end in NUL as the kernel's do."""
     files = {
         "proc/cpuinfo": CPUINFO,
+        "proc/meminfo": "MemTotal:       64339268 kB\nMemFree:         1000000 kB\nMemAvailable:   50331648 kB\n",
+        "proc/driver/nvidia/version": "NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  "
+        f"{driver}  Release Build  (buildbrain@mobile-u64)\nGCC version:  collect2: error: ld returned 1 exit status\n",
         "proc/device-tree/model": f"{model}\0",
         "proc/device-tree/compatible": "".join(f"{name}\0" for name in compatible),
         "etc/nv_tegra_release": release,

@@ -1,29 +1,23 @@
-"""A ``tensorrt`` module made from the surface of one release: what the release lacks, the double lacks.
+"""A ``tensorrt`` of one release without a GPU: the strict surface, and a small imitation behind it that does the work.
 
-``tests/golden/tensorrt_api/<version>.json`` maps each class to its members and each method to its signature, read off
-NVIDIA's own Python bindings. The double has these members and no others; a call is refused unless the signature takes
-its arguments and keyword names. Behind them a small imitation does the work: a plan holds the parsed ONNX graph,
-and running it enqueues ONNX Runtime on the fake device. Scripted answers make each call fail in turn.
+An engine holds the parsed ONNX graph, and running it enqueues ONNX Runtime on the fake device. Scripted answers make
+each call fail in turn.
 """
 
 from __future__ import annotations
 
-import enum
-import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 import onnxruntime
 from fakes.cuda_double import FakeDevice
+from fakes.tensorrt_surface import StrictModule, Surface, keep, peek, read_surface
 
-SURFACES = Path(__file__).resolve().parents[1] / "golden" / "tensorrt_api"
-VERSIONS = ("8.6.1", "10.3.0", "10.7.0", "10.13.3.9", "10.16.1.11", "11.4.0.106")
 KINDS = {
     "LayerNormalization": "NORMALIZATION",
     "Softmax": "SOFTMAX",
@@ -32,6 +26,13 @@ KINDS = {
     "Conv": "CONVOLUTION",
     "Cast": "CAST",
     "GatherElements": "GATHER",
+}
+FORMATS = {
+    onnx.TensorProto.FLOAT: "Float",
+    onnx.TensorProto.FLOAT16: "Half",
+    onnx.TensorProto.INT32: "Int32",
+    onnx.TensorProto.INT64: "Int64",
+    onnx.TensorProto.BOOL: "Bool",
 }
 
 
@@ -52,16 +53,24 @@ class Script:
         has_gpu: Whether a builder can be made.
         faults: What the parser reports instead of parsing.
         takes_profile_shapes: Whether ``IOptimizationProfile.set_shape`` succeeds.
-        profile_index: What ``add_optimization_profile`` returns; -1 stands for refusal.
+        profile_index: What ``add_optimization_profile`` returns; None for the truth, -1 for refusal.
+        takes_timings: Whether ``set_timing_cache`` takes timings that are not empty.
+        has_timings: Whether ``create_timing_cache`` gives a cache.
         builds: Whether ``build_serialized_network`` gives a plan.
+        during_build: Called in the midst of a build, from C++ as it were.
         loads: Whether ``deserialize_cuda_engine`` gives an engine.
-        makes_context: Whether ``create_execution_context`` gives a context.
+        inspects: Whether ``create_engine_inspector`` gives an inspector.
+        layer_table: What the inspector says; None for the truth.
+        makes_context: Whether a context is made.
         takes_input_shape: Whether ``set_input_shape`` succeeds.
+        missing_shapes: What ``infer_shapes`` misses.
         takes_address: Whether ``set_tensor_address`` succeeds.
         runs: Whether ``execute_async_v3`` succeeds.
+        scratch_bytes: What a context needs to run.
         log: (severity, text) that is logged by each step that fails.
         device: Where buffers lie and work is enqueued.
         calls: (class.member, arguments without self) in order.
+        phases: What the progress monitor was told, in order.
         layers: The network's layers after parsing.
         output_types: (layer name, output) to the type that was set.
     """
@@ -69,13 +78,20 @@ class Script:
     has_gpu: bool = True
     faults: tuple[ParserFault, ...] = ()
     takes_profile_shapes: bool = True
-    profile_index: int = 0
+    profile_index: int | None = None
+    takes_timings: bool = True
+    has_timings: bool = True
     builds: bool = True
+    during_build: Callable[[], None] = lambda: None
     loads: bool = True
+    inspects: bool = True
+    layer_table: str | None = None
     makes_context: bool = True
     takes_input_shape: bool = True
+    missing_shapes: tuple[str, ...] = ()
     takes_address: bool = True
     runs: bool = True
+    scratch_bytes: int = 4096
     log: tuple[tuple[str, str], ...] = ()
     device: FakeDevice = field(default_factory=FakeDevice)
     calls: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
@@ -87,12 +103,7 @@ class Script:
         return [arguments for name, arguments in self.calls if name == member]
 
 
-def read_surface(version: str) -> dict[str, dict[str, str]]:
-    """Return class -> member -> signature of a release; the signature is empty for values and properties."""
-    return json.loads((SURFACES / f"{version}.json").read_text())
-
-
-def make_tensorrt(version: str, script: Script | None = None, surface: dict[str, Any] | None = None) -> ModuleType:
+def make_tensorrt(version: str, script: Script | None = None, surface: Surface | None = None) -> StrictModule:
     """Return the double of a release.
 
     Args:
@@ -100,158 +111,42 @@ def make_tensorrt(version: str, script: Script | None = None, surface: dict[str,
         script: What it answers; everything succeeds by default.
         surface: Its classes; those of the release by default.
     """
-    double = _Double(version, script or Script(), surface or read_surface(version))
-    return double.module
-
-
-class _PybindEnum(enum.Enum):
-    """pybind11's enums convert to int on request and equal nothing but themselves."""
-
-    def __int__(self) -> int:
-        return self.value
-
-    __index__ = __int__
-
-
-class _Object:
-    """Base of the classes: only members of the surface may be read or set from outside.
-
-    What the imitation itself keeps has a leading underscore.
-    """
-
-    _members: ClassVar[dict[str, str]] = {}
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if type(self).__module__ == __name__ and self._members.get(name) != "":
-            raise AttributeError(f"{type(self).__name__} has no property {name!r} that can be set")
-        object.__setattr__(self, name, value)
-
-
-def _keep(target: Any, /, **values: Any) -> Any:
-    """Set the imitation's own attributes, and of the surface's properties those that this release has."""
-    for name, value in values.items():
-        if name.startswith("_") or name in target._members:
-            object.__setattr__(target, name, value)
-    return target
-
-
-def parse_signature(text: str) -> inspect.Signature | None:
-    """Return the signature that pybind11 wrote; None for ``(*args, **kwargs)``, which stands for several."""
-    opening = text.index("(")
-    depth, parts, start, closing = 0, [], opening + 1, None
-    for position in range(opening, len(text)):
-        letter = text[position]
-        if letter in "([{<":
-            depth += 1
-        elif letter in ")]}>":
-            depth -= 1
-        if (letter == "," and depth == 1) or depth == 0:
-            parts.append(text[start:position].strip())
-            start = position + 1
-        if depth == 0:
-            closing = position
-            break
-    assert closing is not None, f"unbalanced signature {text!r}"
-    if parts and parts[0].startswith("*"):
-        return None
-    parameters = []
-    for part in filter(None, parts):
-        declared, has_default, _ = part.partition(" = ")
-        name, _, annotation = declared.partition(": ")
-        parameters.append(
-            inspect.Parameter(
-                name,
-                inspect.Parameter.POSITIONAL_OR_KEYWORD,
-                default=None if has_default else inspect.Parameter.empty,
-                annotation=annotation.rpartition(".")[2].rpartition("::")[2],
-            )
-        )
-    required = [number for number, one in enumerate(parameters) if one.default is inspect.Parameter.empty]
-    for number in range(max(required, default=0)):  # C++ can place a default before a required argument, Python not
-        parameters[number] = parameters[number].replace(default=inspect.Parameter.empty)
-    return inspect.Signature(parameters)
+    return _Double(version, script or Script(), surface or read_surface(version)).module
 
 
 class _Double:
-    """Builds the module and keeps what its parts share."""
+    """What the module's methods do; ``Class_member`` does the work of ``Class.member``."""
 
-    def __init__(self, version: str, script: Script, surface: dict[str, dict[str, str]]) -> None:
+    def __init__(self, version: str, script: Script, surface: Surface) -> None:
         self.version = version
         self.script = script
-        self.module = ModuleType("tensorrt")
-        self.module.__version__ = version
-        self.classes: dict[str, Any] = {}
-        for name, members in surface.items():
-            self.classes[name] = self._enum(name, members) if "value" in members else self._class(name, members)
-            setattr(self.module, name, self.classes[name])
-        self.classes["ILogger"].__init__ = lambda logger: _keep(logger, _initialised=True)
+        self.surface = surface
+        self.module: ModuleType = StrictModule(version, surface, self.called)
+        self.classes = self.module.classes
+        self.classes["ILogger"].__init__ = lambda logger: keep(logger, _initialised=True)
         self.classes["Builder"].__init__ = lambda builder, logger: self.make_builder(builder, logger)
         self.classes["OnnxParser"].__init__ = lambda *given: self.make_parser(*given)
         self.classes["Runtime"].__init__ = lambda runtime, logger: self.make_runtime(runtime, logger)
+        if "IProgressMonitor" in self.classes:
+            self.classes["IProgressMonitor"].__init__ = lambda monitor: keep(monitor, _initialised=True)
 
-    def _enum(self, name: str, members: dict[str, str]) -> type[_PybindEnum]:
-        values = [member for member in members if member not in ("name", "value", "itemsize")]
-        return _PybindEnum(name, {member: number for number, member in enumerate(values)})
-
-    def _class(self, name: str, members: dict[str, str]) -> type[_Object]:
-        content: dict[str, Any] = {"_members": members, "__module__": __name__}
-        for member, text in members.items():
-            if text:
-                content[member] = self._method(name, member, text)
-        if name == "ILogger":
-            severities = [member for member in members if member.isupper()]
-            content["Severity"] = self._enum("Severity", dict.fromkeys(severities, ""))
-            content |= {member: content["Severity"][member] for member in severities}
-        if name == "IHostMemory":  # a buffer, as pybind11 declares it
-            return type(name, (bytes,), {"nbytes": property(len)})
-        return type(name, (_Object,), content)
-
-    def _method(self, owner: str, member: str, text: str) -> Callable[..., Any]:
-        signature = parse_signature(text)
-
-        def call(instance: Any, *args: Any, **kwargs: Any) -> Any:
-            if signature is None:
-                if kwargs:
-                    raise TypeError(f"{owner}.{member} is overloaded: the double takes no keywords")
-                given = {str(position): value for position, value in enumerate(args)}
-            else:
-                bound = signature.bind(instance, *args, **kwargs)
-                given = dict(list(bound.arguments.items())[1:])
-                for name, value in given.items():
-                    self._check_type(f"{owner}.{member}({name})", value, signature.parameters[name].annotation)
-            self.script.calls.append((f"{owner}.{member}", given))
-            behaviour = getattr(self, f"{owner}_{member}", None)
-            assert behaviour is not None, f"the double does not imitate {owner}.{member}"
-            return behaviour(instance, *given.values())
-
-        return call
-
-    def _check_type(self, what: str, value: Any, annotation: str) -> None:
-        checks: dict[str, Callable[[Any], bool]] = {
-            "str": lambda v: isinstance(v, str),
-            "bool": lambda v: isinstance(v, bool),
-            "int": lambda v: hasattr(v, "__int__") and not isinstance(v, str),
-            "SupportsInt": lambda v: hasattr(v, "__int__") and not isinstance(v, str),
-            "Dims": lambda v: isinstance(v, Sequence) and all(type(size) is int for size in v),
-            "buffer": lambda v: isinstance(v, bytes | memoryview),
-            "Buffer": lambda v: isinstance(v, bytes | memoryview),
-        }
-        known = self.classes.get(annotation)
-        fits = isinstance(value, known) if known else checks.get(annotation, lambda _: True)(value)
-        if not fits:
-            raise TypeError(f"{what} takes {annotation}, found {type(value).__name__}")
+    def called(self, name: str, instance: Any, given: dict[str, Any]) -> Any:
+        self.script.calls.append((name, given))
+        return getattr(self, name.replace(".", "_"))(instance, *given.values())
 
     def _log(self, logger: Any) -> None:
         for severity, text in self.script.log:
-            logger.log(getattr(self.classes["ILogger"], severity), text)
+            self.module.touch("ILogger.log")
+            assert "log" in self.surface["ILogger"], "this release calls its loggers by another name"
+            logger.log(self.classes["ILogger"].Severity[severity], text)
 
     def _make(self, owner: str, /, **kept: Any) -> Any:
-        return _keep(object.__new__(self.classes[owner]), **kept)
+        return keep(self.classes[owner].__new__(self.classes[owner]), **kept)
 
     def _dtype(self, element: int) -> Any:
         kinds = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT32: "INT32"}
         kinds[onnx.TensorProto.BOOL] = "BOOL"
-        kinds[onnx.TensorProto.INT64] = "INT64" if hasattr(self.classes["DataType"], "INT64") else "INT32"
+        kinds[onnx.TensorProto.INT64] = "INT64" if "INT64" in self.surface["DataType"] else "INT32"
         return self.classes["DataType"][kinds[element]]
 
     # Making the three that are made by name.
@@ -262,35 +157,63 @@ class _Double:
         if not self.script.has_gpu:
             self._log(logger)
             raise TypeError("pybind11::init(): factory function returned nullptr")
-        _keep(builder, _logger=logger)
+        keep(builder, _logger=logger)
 
     def make_parser(self, parser: Any, network: Any, logger: Any) -> None:
         assert isinstance(network, self.classes["INetworkDefinition"]), "a network that is none"
-        _keep(parser, _network=network, _logger=logger, num_errors=0)
+        keep(parser, _network=network, _logger=logger, num_errors=0)
 
     def make_runtime(self, runtime: Any, logger: Any) -> None:
         assert logger._initialised, "ILogger.__init__ was not called"
-        _keep(runtime, _logger=logger)
+        keep(runtime, _logger=logger)
 
     # Building.
 
     def Builder_create_network(self, _builder: Any, flags: int = 0) -> Any:
-        strong = getattr(self.classes["NetworkDefinitionCreationFlag"], "STRONGLY_TYPED", None)
+        kinds = self.classes["NetworkDefinitionCreationFlag"]
+        strong = kinds["STRONGLY_TYPED"] if "STRONGLY_TYPED" in kinds.__members__ else None
         return self._make("INetworkDefinition", _strong=strong is not None and bool(flags >> int(strong) & 1))
 
     def Builder_create_builder_config(self, _builder: Any) -> Any:
-        return self._make("IBuilderConfig", _profiles=[], _flags={"TF32"})
+        return self._make("IBuilderConfig", _profiles=[], _flags={"TF32"}, _timings=None)
 
     def Builder_create_optimization_profile(self, _builder: Any) -> Any:
-        return self._make("IOptimizationProfile", _shapes={})
+        return self._make("IOptimizationProfile", _shapes={}, _inputs={})
 
     def Builder_build_serialized_network(self, builder: Any, network: Any, config: Any) -> Any:
         assert config._profiles, "a dynamic batch needs an optimization profile"
-        if not self.script.builds:
+        if not (self._progress(peek(config, "progress_monitor")) and self.script.builds):
             self._log(builder._logger)
             return None
-        head = {"version": self.version, "shapes": config._profiles[0]._shapes, "flags": sorted(config._flags)}
+        if config._timings is not None:
+            keep(config._timings, _content=config._timings._content + b"timed;")
+        verbosity = peek(config, "profiling_verbosity")
+        head = {
+            "version": self.version,
+            "shapes": config._profiles[0]._shapes,
+            "profiles": [[profile._shapes, profile._inputs] for profile in config._profiles],
+            "flags": sorted(config._flags),
+            "level": peek(config, "builder_optimization_level"),
+            "verbosity": verbosity and verbosity.name,
+        }
         return self.classes["IHostMemory"](json.dumps(head).encode() + b"\n" + network._graph)
+
+    def _progress(self, monitor: Any) -> bool:
+        """Tell a monitor of three steps; return whether it lets the build go on."""
+        go_on = True
+        steps = [("phase_start", ("Building", None, 3))]
+        steps += [("step_complete", ("Building", number)) for number in range(3)]
+        steps += [("phase_finish", ("Building",))]
+        for number, (name, arguments) in enumerate(steps):
+            if number == 2:
+                self.script.during_build()
+            if monitor is None:
+                continue
+            assert monitor._initialised, "IProgressMonitor.__init__ was not called"
+            assert name in self.surface["IProgressMonitor"], "this release calls its monitors by other names"
+            self.module.touch(f"IProgressMonitor.{name}")
+            go_on = getattr(monitor, name)(*arguments) is not False and go_on
+        return go_on
 
     def IBuilderConfig_set_memory_pool_limit(self, _config: Any, _pool: Any, size: int) -> None:
         assert size > 0
@@ -301,19 +224,37 @@ class _Double:
     def IBuilderConfig_clear_flag(self, config: Any, flag: Any) -> None:
         config._flags.discard(flag.name)
 
+    def IBuilderConfig_create_timing_cache(self, _config: Any, content: bytes) -> Any:
+        return self._make("ITimingCache", _content=bytes(content)) if self.script.has_timings else None
+
+    def IBuilderConfig_set_timing_cache(self, config: Any, cache: Any, ignore_mismatch: bool) -> bool:
+        assert not ignore_mismatch, "the timings of another device would be used"
+        if cache._content and not self.script.takes_timings:
+            return False
+        keep(config, _timings=cache)
+        return True
+
+    def IBuilderConfig_get_timing_cache(self, config: Any) -> Any:
+        return config._timings
+
+    def ITimingCache_serialize(self, cache: Any) -> Any:
+        return self.classes["IHostMemory"](cache._content)
+
     def IBuilderConfig_add_optimization_profile(self, config: Any, profile: Any) -> int:
-        if self.script.profile_index >= 0:
-            config._profiles.append(profile)
-        return self.script.profile_index
+        config._profiles.append(profile)
+        return len(config._profiles) - 1 if self.script.profile_index is None else self.script.profile_index
 
     def IOptimizationProfile_set_shape(self, profile: Any, name: str, *shapes: Any) -> None:
         if not self.script.takes_profile_shapes:
             raise RuntimeError("Shape provided for min is inconsistent with other shapes.")
         profile._shapes[name] = [list(shape) for shape in shapes]
 
+    def IOptimizationProfile_set_shape_input(self, profile: Any, name: str, *values: Any) -> None:
+        profile._inputs[name] = [list(value) for value in values]
+
     def OnnxParser_parse_from_file(self, parser: Any, path: str) -> bool:
         if self.script.faults:
-            _keep(parser, num_errors=len(self.script.faults))
+            keep(parser, num_errors=len(self.script.faults))
             return False
         model = onnx.shape_inference.infer_shapes(onnx.load(path))
         graph, network = model.graph, parser._network
@@ -328,7 +269,7 @@ class _Double:
             kind = self.classes["LayerType"][KINDS.get(node.op_type, "SHUFFLE")]
             layers.append(self._make("ILayer", name=node.name, type=kind, num_outputs=len(outputs), _outputs=outputs))
         self.script.layers = layers
-        _keep(
+        keep(
             network,
             _graph=model.SerializeToString(),
             _layers=layers,
@@ -368,30 +309,55 @@ class _Double:
         return layer._outputs[index]
 
     def ILayer_set_output_type(self, layer: Any, index: int, dtype: Any) -> None:
-        self.script.output_types[layer.name, index] = dtype.name
+        self.script.output_types[peek(layer, "name"), index] = dtype.name
+
+    # Inspecting.
+
+    def ICudaEngine_create_engine_inspector(self, engine: Any) -> Any:
+        return self._make("EngineInspector", _engine=engine) if self.script.inspects else None
+
+    def EngineInspector_get_engine_information(self, inspector: Any, form: Any) -> str:
+        if self.script.layer_table is not None:
+            return self.script.layer_table
+        assert form.name == "JSON"
+        graph = inspector._engine._graph
+        if inspector._engine._head["verbosity"] != "DETAILED":
+            return json.dumps({"Layers": [node.name for node in graph.node]})
+        types = {info.name: info.type.tensor_type.elem_type for info in (*graph.value_info, *graph.output)}
+        attention = [node for node in graph.node if node.name in ("attention_logits", "softmax", "mix")]
+        rest = [node for node in graph.node if node not in attention]
+        whole = "Myelin" if self.version.startswith("8") else "kgen"
+        name = "{ForeignNode[attention_logits...mix]}" if whole == "Myelin" else "_gemm_mha_v2_myl0_4"
+        layers = [_described(name, whole, attention, types)] if attention else []
+        layers += [_described(node.name, "kgen", [node], types) for node in rest]
+        return json.dumps({"Layers": layers, "Bindings": []})
 
     # Running.
 
     def Runtime_deserialize_cuda_engine(self, runtime: Any, plan: bytes) -> Any:
-        head, _, graph = plan.partition(b"\n")
-        if not self.script.loads or json.loads(head)["version"] != self.version:
+        line, _, content = bytes(plan).partition(b"\n")
+        head = json.loads(line)
+        if not self.script.loads or head["version"] != self.version:
             self._log(runtime._logger)
             return None
-        model = onnx.load_from_string(graph)
+        model = onnx.load_from_string(content)
         inputs = {info.name: self._dtype(info.type.tensor_type.elem_type) for info in model.graph.input}
         outputs = {info.name: self._dtype(info.type.tensor_type.elem_type) for info in model.graph.output}
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
         return self._make(
             "ICudaEngine",
             _inputs=inputs,
             _types=inputs | outputs,
             _names=[*inputs, *outputs],
-            _shapes=json.loads(head)["shapes"],
+            _head=head,
+            _graph=model.graph,
             _session=session,
             _logger=runtime._logger,
             num_io_tensors=len(inputs) + len(outputs),
+            device_memory_size=self.script.scratch_bytes,
+            device_memory_size_v2=self.script.scratch_bytes,
         )
 
     def ICudaEngine_get_tensor_name(self, engine: Any, index: int) -> str:
@@ -403,23 +369,35 @@ class _Double:
     def ICudaEngine_get_tensor_dtype(self, engine: Any, name: str) -> Any:
         return engine._types[name]
 
-    def ICudaEngine_create_execution_context(self, engine: Any) -> Any:
+    def ICudaEngine_create_execution_context(self, engine: Any, strategy: Any = None) -> Any:
+        return self._context(engine, strategy is not None and strategy.name == "USER_MANAGED")
+
+    def ICudaEngine_create_execution_context_without_device_memory(self, engine: Any) -> Any:
+        return self._context(engine, True)
+
+    def _context(self, engine: Any, needs_scratch: bool) -> Any:
         if not self.script.makes_context:
             self._log(engine._logger)
             return None
-        return self._make("IExecutionContext", _engine=engine, _shapes={}, _addresses={})
+        kept = {"_shapes": {}, "_addresses": {}, "_scratch": None}
+        return self._make("IExecutionContext", _engine=engine, _needs_scratch=needs_scratch, **kept)
+
+    def IExecutionContext_set_device_memory(self, context: Any, memory: int, size: int) -> None:
+        assert size <= len(self.script.device.buffers[memory]), "scratch that is smaller than it is said to be"
+        keep(context, _scratch=memory)
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> bool:
-        smallest, _, largest = context._engine._shapes[name]
+        smallest, _, largest = context._engine._head["shapes"][name]
         inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True))
         if not (inside and self.script.takes_input_shape):
             self._log(context._engine._logger)
             return False
         context._shapes[name] = tuple(shape)
+        keep(context, _has_run=False)
         return True
 
     def IExecutionContext_infer_shapes(self, context: Any) -> list[str]:
-        return [name for name in context._engine._inputs if name not in context._shapes]
+        return [*self.script.missing_shapes, *(name for name in context._engine._inputs if name not in context._shapes)]
 
     def IExecutionContext_set_tensor_address(self, context: Any, name: str, address: int) -> bool:
         if not self.script.takes_address:
@@ -433,9 +411,15 @@ class _Double:
             self._log(context._engine._logger)
             return False
         engine, device = context._engine, self.script.device
+        assert stream not in device.capturing or context._has_run, "captured before a plain enqueue of this shape"
         addresses, shapes = dict(context._addresses), dict(context._shapes)
+        assert addresses.keys() == set(engine._names), "a tensor without an address"
+        scratch = peek(context, "device_memory", context._scratch)
+        if context._needs_scratch:
+            assert len(device.buffers[scratch]) >= self.script.scratch_bytes, "too little scratch"
 
         def work() -> None:
+            assert not context._needs_scratch or scratch in device.buffers, "the scratch was freed"
             feeds = {}
             for name, shape in shapes.items():
                 count = int(np.prod(shape)) * 4
@@ -445,4 +429,20 @@ class _Double:
                 device.write(addresses[name], value.tobytes())
 
         device.enqueue(stream, work)
+        keep(context, _has_run=True)
         return True
+
+
+def _described(name: str, kind: str, nodes: Sequence[Any], types: dict[str, int]) -> dict[str, Any]:
+    """Return a layer as the inspector describes it."""
+    return {
+        "Name": name,
+        "LayerType": kind,
+        "Inputs": [],
+        "Outputs": [
+            {"Name": output, "Dimensions": [], "Format/Datatype": FORMATS[types[output]]} for output in nodes[-1].output
+        ],
+        "TacticName": f"tactic of {name}",
+        "StreamId": 0,
+        "Metadata": "".join(f"[ONNX Layer: {node.name}]" for node in nodes),
+    }

@@ -8,7 +8,7 @@ import time
 
 import numpy as np
 import pytest
-from fakes.cuda_double import FakeCudaMemory
+from fakes.cuda_double import FakeCuda
 from fakes.machines import DESKTOP, orin
 from fakes.tensorrt_double import Script, make_tensorrt
 from fakes.tiny_pack import SHAPE, make_tiny_pack
@@ -21,6 +21,7 @@ from heartvit_edge.engines.fingerprint import detect_machine
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.none import NoSampler
 from heartvit_edge.power.sampler import PowerLostError
+from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
 from heartvit_edge.spec.measurement import PowerTrace
 
@@ -173,7 +174,8 @@ def test_the_engines_build_and_run_on_tensorrt(bench, monkeypatch, version, prec
 
         def __init__(self, bench, manifest, folder):
             super().__init__(bench, manifest, folder)
-            self.real = TensorRTRunner(manifest, folder, lambda: FakeCudaMemory(script.device))
+            cuda = FakeCuda(script.device)
+            self.real = TensorRTRunner(manifest, folder, cuda, Scratch(cuda))
 
         def infer(self, batch):
             if len(bench.batches) % 50 == 0:

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from heartvit_edge.engines.cuda_device import why_no_cuda_device
+from heartvit_edge.engines.cuda_device import gpu_memory, why_no_cuda_device
+from heartvit_edge.errors import MachineError
 
 
 def driver(monkeypatch, *, init=0, count_code=0, count=0):
@@ -19,6 +20,7 @@ def driver(monkeypatch, *, init=0, count_code=0, count=0):
 
     fake = SimpleNamespace(cuInit=lambda _: init, cuDeviceGetCount=get_count)
     monkeypatch.setattr(ctypes, "CDLL", lambda _: fake)
+    return fake
 
 
 def test_without_the_library_there_is_no_driver():
@@ -37,3 +39,55 @@ def test_without_the_library_there_is_no_driver():
 def test_each_answer_of_the_driver_is_told(monkeypatch, answers, reason):
     driver(monkeypatch, **answers)
     assert why_no_cuda_device() == reason
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """Return a driver with one GPU of 8 MiB, of which 3 are free; it lists calls and answers with codes."""
+    fake = driver(monkeypatch, count=1)
+    fake.calls, fake.codes = [], {}
+
+    def add(name):
+        def call(*arguments):
+            fake.calls.append(name)
+            if name == "cuMemGetInfo_v2":
+                arguments[0]._obj.value, arguments[1]._obj.value = 3 << 20, 8 << 20
+            return fake.codes.get(name, 0)
+
+        setattr(fake, name, call)
+
+    for name in ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"):
+        add(name)
+    for name in ("cuCtxPushCurrent_v2", "cuMemGetInfo_v2", "cuCtxPopCurrent_v2"):
+        add(name)
+    return fake
+
+
+def test_memory_is_asked_in_the_primary_context_which_is_given_back(gpu):
+    assert gpu_memory() == (3 << 20, 8 << 20)
+    assert gpu.calls == [
+        "cuDeviceGet",
+        "cuDevicePrimaryCtxRetain",
+        "cuCtxPushCurrent_v2",
+        "cuMemGetInfo_v2",
+        "cuCtxPopCurrent_v2",
+        "cuDevicePrimaryCtxRelease_v2",
+    ]
+
+
+@pytest.mark.parametrize("name", ["cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuCtxPushCurrent_v2", "cuMemGetInfo_v2"])
+def test_an_error_of_the_driver_about_memory_is_told(gpu, name):
+    gpu.codes[name] = 2
+    with pytest.raises(MachineError, match=f"answers {name} with error 2"):
+        gpu_memory()
+
+
+def test_without_a_gpu_there_is_no_memory_to_ask_for():
+    with pytest.raises(MachineError, match="no NVIDIA driver"):
+        gpu_memory("libnothing.so.1")
+
+
+@pytest.mark.gpu
+def test_a_gpu_s_memory_is_what_it_has():
+    free, total = gpu_memory()
+    assert 0 < free <= total

@@ -48,6 +48,7 @@ def machine(**changes):
         "power_mode": "MODE_30W",
         "gpu": "Orin",
         "compute_capability": "8.7",
+        "driver": "540.4.0",
         "cuda": "12.6.11",
         "versions": (("python", "3.10.12"), ("numpy", "1.26.4"), ("onnxruntime", "1.20.0"), ("tensorrt", "10.3.0")),
     }
@@ -59,6 +60,7 @@ def test_a_board_s_fingerprint_holds_what_its_files_say(tmp_path):
     assert found.board == "Jetson AGX Orin 64GB (p3701-0005)"
     assert found.cpu == "Arm Cortex-A78AE"
     assert (found.l4t, found.power_mode, found.cuda) == ("36.4.3", "MODE_30W", "12.6.11")
+    assert found.driver == "540.4.0"
     assert (found.gpu, found.compute_capability) == ("Orin", "8.7")
 
 
@@ -69,7 +71,9 @@ def test_two_boards_with_one_gpu_have_different_fingerprints(tmp_path):
     assert fingerprint.explain_difference(agx, orin_nx, "tensorrt") == [
         "board: built with Jetson AGX Orin 64GB (p3701-0005), here Jetson Orin NX 16GB (p3767-0000)",
         "l4t: built with 36.4.3, here 39.2.0",
+        "driver: built with 540.4.0, here 595.58.03",
         "cuda: built with 12.6.11, here 13.2.1",
+        "power_mode: built with MODE_30W, here 25W",
     ]
 
 
@@ -106,7 +110,7 @@ def test_a_desktop_gpu_is_what_nvidia_smi_lists_first(desktop, nvidia_smi):
     nvidia_smi('echo "NVIDIA H100 80GB HBM3, 9.0, 570.86.15"; echo "NVIDIA A10, 8.6, 570.86.15"')
     found = fingerprint.detect_machine(desktop)
     assert (found.gpu, found.compute_capability) == ("NVIDIA H100 80GB HBM3", "9.0")
-    assert found.cuda == "driver 570.86.15"
+    assert (found.cuda, found.driver) == ("driver 570.86.15", "570.86.15")
 
 
 def test_nvidia_smi_is_asked_for_the_three_fields_it_is_parsed_for(nvidia_smi, tmp_path):
@@ -151,7 +155,6 @@ def test_a_machine_does_not_differ_from_itself():
 @pytest.mark.parametrize(
     "change",
     [
-        {"power_mode": "MAXN"},
         {"num_cpus": 12},
         {"versions": (("python", "3.12.3"), ("numpy", "2.2.0"), ("onnxruntime", "1.20.0"), ("tensorrt", "10.3.0"))},
     ],
@@ -164,6 +167,8 @@ def test_what_no_engine_depends_on_is_no_difference(change):
     ("backend", "change", "line"),
     [
         ("tensorrt", {"cuda": "13.2.1"}, "cuda: built with 12.6.11, here 13.2.1"),
+        ("tensorrt", {"driver": "540.5.0"}, "driver: built with 540.4.0, here 540.5.0"),
+        ("tensorrt", {"power_mode": "MAXN"}, "power_mode: built with MODE_30W, here MAXN"),
         ("tensorrt", {"compute_capability": None}, "compute_capability: built with 8.7, here none"),
         ("tensorrt", {"versions": (("tensorrt", "10.7.0"),)}, "tensorrt: built with 10.3.0, here 10.7.0"),
         ("onnxruntime", {"versions": ()}, "onnxruntime: built with 1.20.0, here none"),
@@ -173,6 +178,14 @@ def test_what_no_engine_depends_on_is_no_difference(change):
 def test_each_backend_names_the_difference_that_it_depends_on(backend, change, line):
     assert fingerprint.explain_difference(machine(), machine(**change), backend) == [line]
     assert line in fingerprint.explain_difference(machine(), machine(**change))
+
+
+def test_a_sweep_over_power_modes_may_leave_the_mode_out_and_nothing_else():
+    other = machine(power_mode="MAXN", driver="540.5.0")
+    assert fingerprint.explain_difference(machine(), other, "tensorrt", any_power_mode=True) == [
+        "driver: built with 540.4.0, here 540.5.0"
+    ]
+    assert fingerprint.explain_difference(machine(), machine(power_mode="MAXN"), "onnxruntime") == []
 
 
 def test_a_difference_of_the_other_backend_does_not_count():

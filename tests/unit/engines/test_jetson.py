@@ -9,6 +9,22 @@ from heartvit_edge.engines import jetson
 from heartvit_edge.errors import MachineError
 
 
+@pytest.mark.parametrize(
+    ("text", "version"),
+    [
+        ("NVRM version: NVIDIA UNIX Open Kernel Module for aarch64  540.4.0  Release Build\n", "540.4.0"),
+        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n", "535.104.05"),
+        ("GCC version:  gcc version 12.3.0\n", None),
+    ],
+)
+def test_the_driver_s_version_is_the_kernel_module_s(tmp_path, text, version):
+    path = tmp_path / "proc/driver/nvidia/version"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    assert jetson.read_driver(tmp_path) == version
+    assert jetson.read_driver(tmp_path / "elsewhere") is None
+
+
 def test_an_agx_orin_is_read_from_its_own_files(tmp_path):
     assert jetson.read_jetson(boards.write_agx_orin(tmp_path)) == jetson.Jetson(
         board="Jetson AGX Orin 64GB (p3701-0005)",

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
 
 import onnx
 import pytest
-from fakes.tensorrt_double import VERSIONS, ParserFault, Script, make_tensorrt
+from fakes.tensorrt_double import ParserFault, Script, make_tensorrt
+from fakes.tensorrt_surface import VERSIONS
 from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.engines import tensorrt_build, tensorrt_module
+from heartvit_edge.engines.profiles import make_profiles
+from heartvit_edge.engines.tensorrt_build import Job, Means
 from heartvit_edge.errors import CheckError, MachineError
-from heartvit_edge.spec.engine import BatchRange
+from heartvit_edge.spec.engine import BatchRange, BuildSettings
 
 STRONG = [version for version in VERSIONS if version != "8.6.1"]
 
@@ -23,12 +28,17 @@ def build(tmp_path, monkeypatch):
     folder = tmp_path / "pack"
     pack = make_tiny_pack(folder)
 
-    def run(version, *, script=None, name="macs-0.5", precision="fp32", batch=None, entry=None):
+    def run(
+        version, *, script=None, name="macs-0.5", precision="fp32", batch=None, entry=None, settings=None, progress=None
+    ):
         trt = make_tensorrt(version, script)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         plan = tmp_path / "engine.plan"
         entry = entry or pack.entry(name)
-        tensorrt_build.build_plan(folder / entry.onnx, plan, entry, pack.shape, precision, batch or BatchRange())
+        profiles = make_profiles(entry.inputs, batch or BatchRange())
+        job = Job(folder / entry.onnx, entry, pack.shape, precision, profiles, settings or BuildSettings())
+        means = Means(tmp_path / "timings.cache", 300 << 20, (600 << 20, 800 << 20), progress or (lambda *_: None))
+        run.built = tensorrt_build.build_plan(job, plan, means)
         head, _, graph = plan.read_bytes().partition(b"\n")
         return trt, json.loads(head), onnx.load_from_string(graph)
 
@@ -58,12 +68,12 @@ def test_the_network_has_the_one_flag_of_its_release(build, version, flag):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_tf32_is_off_and_the_workspace_has_a_limit(build, version):
+def test_tf32_is_off_and_the_workspace_has_the_limit(build, version):
     script = Script()
     trt, head, _ = build(version, script=script)
     assert "TF32" not in head["flags"]
     assert script.arguments("IBuilderConfig.set_memory_pool_limit") == [
-        {"pool": trt.MemoryPoolType.WORKSPACE, "pool_size": 1024 * 1024 * 1024}
+        {"pool": trt.MemoryPoolType.WORKSPACE, "pool_size": 300 << 20}
     ]
 
 
@@ -81,7 +91,7 @@ def test_release_8_takes_the_fp32_graph_and_holds_what_must_stay_fp32(build):
     trt, head, graph = build("8.6.1", script=script, precision="fp16")
     assert {weight.data_type for weight in graph.graph.initializer} == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
     assert head["flags"] == ["FP16", "OBEY_PRECISION_CONSTRAINTS"]
-    held = {layer.name for layer in script.layers if hasattr(layer, "precision")}
+    held = {layer.name for layer in script.layers if hasattr(layer, "precision")}  # reading what was not set fails
     assert held == {"norm", "softmax", "pool", "topk", "gate", "scores"}
     assert {layer.precision for layer in script.layers if layer.name in held} == {trt.DataType.FLOAT}
     assert script.output_types == {(name, 0): "FLOAT" for name in held}  # TopK's indices keep their type
@@ -100,7 +110,8 @@ def test_every_parser_error_is_told_with_its_nodes_name_and_operator(build, vers
     faults = (ParserFault(6, "topk", "TopK", "K exceeds 3840"), ParserFault(3, "norm", "LayerNormalization", "no axis"))
     with pytest.raises(CheckError) as caught:
         build(version, script=Script(faults=faults))
-    assert "node 'topk' (TopK): K exceeds 3840; node 'norm' (LayerNormalization): no axis" in str(caught.value)
+    assert "node 'topk' (TopK): K exceeds 3840 (K must be a constant" in str(caught.value)
+    assert "; node 'norm' (LayerNormalization): no axis (TensorRT reads it from 8.6 on" in str(caught.value)
     assert "--backend onnxruntime" in caught.value.hint
 
 
@@ -125,13 +136,13 @@ def test_without_a_gpu_there_is_no_builder(build, version):
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_refused_profile_shapes_are_an_error(build, version):
-    with pytest.raises(CheckError, match=r"refuses the shapes \(1, 3, 32, 32\).* for input 'images': .*inconsistent"):
+    with pytest.raises(CheckError, match=r"refuses \(1, 3, 32, 32\).* for input 'images': .*inconsistent"):
         build(version, script=Script(takes_profile_shapes=False))
 
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_refused_profile_is_an_error(build, version):
-    with pytest.raises(CheckError, match=r"refuses the optimization profile of macs-0\.5"):
+    with pytest.raises(CheckError, match="refuses optimization profile 0"):
         build(version, script=Script(profile_index=-1))
 
 
@@ -165,5 +176,108 @@ def test_on_a_jetson_tensorrt_comes_from_apt(tmp_path):
 )
 def test_the_options_tell_how_precision_is_enforced(monkeypatch, version, precision, typing, constraints):
     monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version))
-    options = dict(tensorrt_build.plan_options(precision))
+    options = dict(tensorrt_build.plan_options(precision, BuildSettings(optimization_level=4, sparse=True)))
     assert (options["typing"], options["precision_constraints"]) == (typing, constraints)
+    assert (options["optimization_level"], options["sparse_weights"]) == ("4", "on")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_optimization_level_is_set_and_sparse_kernels_are_allowed_where_asked_for(build, version):
+    _, head, _ = build(version)
+    assert (head["level"], head["flags"]) == (3, [])
+    _, head, _ = build(version, settings=BuildSettings(optimization_level=5, sparse=True))
+    assert (head["level"], head["flags"]) == (5, ["SPARSE_WEIGHTS"])
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kernel_timings_are_kept_and_used_by_the_next_build(build, version, tmp_path):
+    build(version)
+    assert build.built.timings == "new"
+    assert (tmp_path / "timings.cache").read_bytes() == b"timed;"
+    script = Script()
+    build(version, script=script)
+    assert build.built.timings == "reused"
+    assert script.arguments("IBuilderConfig.create_timing_cache") == [{"serialized_timing_cache": b"timed;"}]
+    assert (tmp_path / "timings.cache").read_bytes() == b"timed;timed;"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_timings_that_tensorrt_refuses_are_begun_anew(build, version, tmp_path):
+    (tmp_path / "timings.cache").write_bytes(b"of another device;")
+    build(version, script=Script(takes_timings=False))
+    assert build.built.timings == "new"
+    assert (tmp_path / "timings.cache").read_bytes() == b"timed;"
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_without_timings_the_engine_is_built_all_the_same(build, version, tmp_path):
+    build(version, script=Script(has_timings=False))
+    assert build.built.timings == "refused"
+    assert not (tmp_path / "timings.cache").exists()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_build_that_fails_keeps_no_timings(build, version, tmp_path):
+    with pytest.raises(CheckError):
+        build(version, script=Script(builds=False))
+    assert not (tmp_path / "timings.cache").exists()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_progress_is_told_by_phase_where_the_release_tells_it(build, version):
+    told = []
+    build(version, progress=lambda *step: told.append(step))
+    steps = [("Building", 0, 3), ("Building", 1, 3), ("Building", 2, 3), ("Building", 3, 3), ("Building", 3, 3)]
+    assert told == ([] if version == "8.6.1" else steps)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_ctrl_c_in_the_midst_of_a_build_ends_it_at_the_next_step(build, version):
+    told = []
+    script = Script(during_build=lambda: os.kill(os.getpid(), signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        build(version, script=script, progress=lambda *step: told.append(step))
+    inspected = script.arguments("ICudaEngine.create_engine_inspector") != []
+    assert inspected == (version == "8.6.1")  # which cannot be stopped: it ends once the engine is built
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_layer_table_tells_precision_and_fused_attention(build, version):
+    build(version, precision="fp16")
+    layers = build.built.layers
+    if version == "8.6.1":  # FP16 is the builder's choice there, and a region's inside is not told
+        assert layers.num_fused_attention is None
+        return
+    assert layers.num_fused_attention == 1
+    (attention,) = (layer for layer in layers.layers if "mha" in layer.name)
+    assert attention.nodes == ("attention_logits", "softmax", "mix")
+    precision = {layer.name: layer.precision for layer in layers.layers}
+    assert (precision["query"], precision["norm"], precision["gate"]) == ("fp16", "fp32", "fp32")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (Script(layer_table='{"Layers": ["quote " inside"]}'), "table cannot be read"),
+        (Script(inspects=False), "cannot inspect the engine that it built"),
+    ],
+)
+def test_an_engine_whose_layers_cannot_be_read_is_kept_and_the_reason_told(build, version, script, reason):
+    build(version, script=script)
+    assert build.built.layers is None
+    assert reason in build.built.no_layers_reason
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [
+        ("Requested amount of GPU memory (943718400 bytes) could not be allocated.", "900.0 MiB"),
+        ("[virtualMemoryBuffer.cpp::resizePhysical::145] Error Code 2: OutOfMemory", "more than there is"),
+    ],
+)
+def test_memory_that_runs_out_in_a_build_is_told_with_what_was_asked_and_what_was_free(build, version, text, asked):
+    with pytest.raises(MachineError, match=f"asked for {asked}, 600.0 of 800.0 MiB were free") as caught:
+        build(version, script=Script(builds=False, log=(("ERROR", text),)))
+    assert caught.value.exit_code == 3

@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from fakes import tensorrt_double
-from fakes.tensorrt_double import VERSIONS, Script, make_tensorrt, parse_signature, read_surface
+from fakes.tensorrt_double import Script, make_tensorrt
+from fakes.tensorrt_surface import SURFACES, VERSIONS, parse_signature, read_surface
 
-SHARED = tensorrt_double.SURFACES.parents[3] / "shared" / "tensorrt_api"
+SHARED = SURFACES.parents[3] / "shared" / "tensorrt_api"
 
 
 def builder_of(trt):
@@ -34,7 +34,7 @@ def test_each_stored_class_equals_the_one_read_off_the_bindings(version):
 
 
 def test_every_stored_surface_is_tested():
-    assert sorted(VERSIONS) == sorted(path.stem for path in tensorrt_double.SURFACES.glob("*.json"))
+    assert sorted(VERSIONS) == sorted(path.stem for path in SURFACES.glob("*.json"))
 
 
 def test_tensorrt_11_has_no_fp16_flag_and_8_has():

@@ -12,7 +12,6 @@ from heartvit_edge.engines.build import build_engine
 from heartvit_edge.errors import CheckError, InputError, MachineError
 from heartvit_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
 from heartvit_edge.runtime.open import open_runner
-from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
 from heartvit_edge.spec.engine import BatchRange, EngineManifest
 
 
@@ -118,7 +117,7 @@ def test_the_threads_are_those_of_the_manifest(engine, monkeypatch):
 
 
 def test_outside_of_with_there_is_nothing_to_run(engine):
-    runner = open_runner(*engine)
+    runner = OnnxRuntimeRunner(*engine)
     with pytest.raises(RuntimeError, match="outside of with"):
         runner.infer(noise(2))
     with runner:
@@ -127,7 +126,8 @@ def test_outside_of_with_there_is_nothing_to_run(engine):
         runner.infer(noise(2))
 
 
-def test_the_backend_of_the_manifest_chooses_the_runner(engine):
-    manifest, folder = engine
-    assert isinstance(open_runner(manifest, folder), OnnxRuntimeRunner)
-    assert isinstance(open_runner(manifest.model_copy(update={"backend": "tensorrt"}), folder), TensorRTRunner)
+def test_many_batches_are_answered_in_order(engine):
+    batches = [noise(size, seed=size) for size in (2, 4, 3)]
+    with open_runner(*engine) as runner:
+        for batch, found in zip(batches, runner.infer_many(batches), strict=True):
+            np.testing.assert_array_equal(found["logits"], runner.infer(batch)["logits"])
