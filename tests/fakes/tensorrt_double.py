@@ -123,12 +123,16 @@ class _Double:
         self.surface = surface
         self.module: ModuleType = StrictModule(version, surface, self.called)
         self.classes = self.module.classes
-        self.classes["ILogger"].__init__ = lambda logger: keep(logger, _initialised=True)
-        self.classes["Builder"].__init__ = lambda builder, logger: self.make_builder(builder, logger)
-        self.classes["OnnxParser"].__init__ = lambda *given: self.make_parser(*given)
-        self.classes["Runtime"].__init__ = lambda runtime, logger: self.make_runtime(runtime, logger)
-        if "IProgressMonitor" in self.classes:
-            self.classes["IProgressMonitor"].__init__ = lambda monitor: keep(monitor, _initialised=True)
+        makers = {
+            "ILogger": lambda logger: keep(logger, _initialised=True),
+            "IProgressMonitor": lambda monitor: keep(monitor, _initialised=True),
+            "Builder": lambda builder, logger: self.make_builder(builder, logger),
+            "OnnxParser": lambda parser, network, logger: self.make_parser(parser, network, logger),
+            "Runtime": lambda runtime, logger: self.make_runtime(runtime, logger),
+        }
+        for name, make in makers.items():
+            if name in self.classes:
+                self.classes[name].__init__ = make
 
     def called(self, name: str, instance: Any, given: dict[str, Any]) -> Any:
         self.script.calls.append((name, given))

@@ -108,3 +108,42 @@ def test_a_signature_with_nested_brackets_and_a_default_is_read():
     assert list(signature.parameters) == ["self", "weights", "strategy"]
     assert signature.parameters["strategy"].default is None
     assert parse_signature("f(*args, **kwargs)") is None
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_an_overloaded_method_still_takes_what_older_releases_write(version):
+    trt = make_tensorrt(version)
+    builder = builder_of(trt)
+    network = builder.create_network(0)
+    with pytest.raises(TypeError, match="missing a required argument: 'config'"):
+        builder.build_serialized_network(network)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'settings'"):
+        builder.build_serialized_network(network, builder.create_builder_config(), settings=None)
+
+
+def test_a_subclass_overrides_only_what_is_there_and_with_its_parameters():
+    trt = make_tensorrt("10.3.0")
+    with pytest.raises(TypeError, match="IProgressMonitor has no method 'phase_begin' to override"):
+        type("Monitor", (trt.IProgressMonitor,), {"phase_begin": lambda self, phase_name: None})  # noqa: ARG005
+    with pytest.raises(TypeError, match=r"takes \['self', 'phase_name', 'step'\], the override \['self', 'step'\]"):
+        type("Monitor", (trt.IProgressMonitor,), {"step_complete": lambda self, step: True})  # noqa: ARG005
+
+
+def test_what_is_used_is_written_down_and_what_is_asked_for_in_vain_is_not():
+    trt = make_tensorrt("8.6.1")
+    assert not hasattr(trt, "IProgressMonitor")
+    config = builder_of(trt).create_builder_config()
+    trt.used.clear()
+    config.builder_optimization_level = 3
+    config.set_flag(trt.BuilderFlag.FP16)
+    assert trt.used == {
+        "BuilderFlag",
+        "BuilderFlag.FP16",
+        "IBuilderConfig.builder_optimization_level",
+        "IBuilderConfig.set_flag",
+    }
+
+
+def test_a_property_that_was_not_set_cannot_be_read():
+    with pytest.raises(AttributeError, match=r"IBuilderConfig\.max_aux_streams was not set"):
+        _ = builder_of(make_tensorrt("10.3.0")).create_builder_config().max_aux_streams
