@@ -10,8 +10,12 @@ FROM nvcr.io/nvidia/l4t-jetpack:r36.4.0 AS jetpack-6.2
 # JetPack 7.2: L4T 39.2, CUDA 13.2, TensorRT 10.16, Python 3.12. NVIDIA publishes no l4t-jetpack image for it.
 FROM nvcr.io/nvidia/tensorrt:26.05-py3 AS jetpack-7.2
 
+# One of the two above.
+# hadolint ignore=DL3006
 FROM jetpack-${JETPACK}
 
+# The base image's distribution sets the version.
+# hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends python3-venv \
  && rm -rf /var/lib/apt/lists/*
@@ -32,6 +36,8 @@ RUN python3 -m venv --system-site-packages /opt/venv \
  && /opt/venv/bin/python -c "from importlib.metadata import version; print('TensorRT', version('tensorrt'))"
 ENV PATH=/opt/venv/bin:${PATH}
 
+# By name: in the base image another user may have the number, and other groups.
+# hadolint ignore=DL3066
 USER heartvit
 WORKDIR /data
 ENTRYPOINT ["heartvit-edge"]

@@ -16,7 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -42,7 +42,7 @@ from heartvit_edge.engines.store import MANIFEST
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.choose import Asked, choose
 from heartvit_edge.power.sampler import NoPowerError, PowerLostError
-from heartvit_edge.runtime.open import open_runner
+from heartvit_edge.runtime.open import CudaChoice, open_runner
 from heartvit_edge.runtime.runner import Runner
 from heartvit_edge.spec.device_table import DeviceTable
 from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
@@ -65,6 +65,7 @@ class Target:
         precision: Element type of their matrix products.
         batch_size: Images an inference.
         machine: This machine.
+        choice: How TensorRT engines reach the device.
     """
 
     pack: BudgetPack
@@ -72,6 +73,7 @@ class Target:
     precision: Precision
     batch_size: int
     machine: Machine
+    choice: CudaChoice = field(default_factory=CudaChoice)
 
     @property
     def num_copies(self) -> int:
@@ -244,7 +246,9 @@ def _measure(
             inputs = [generator.standard_normal(size, dtype=np.float32) for _ in range(NUM_INPUTS)]
             with ExitStack() as stack:
                 count = target.num_copies if part[1] else 1
-                infer = _in_turn([stack.enter_context(open_runner(manifest, folder)) for _ in range(count)])
+                infer = _in_turn(
+                    [stack.enter_context(open_runner(manifest, folder, target.choice)) for _ in range(count)]
+                )
                 _, variation = warm_up(infer, inputs, schedule.duration_s, clock)
                 num_unsettled += variation is None or variation >= WARM_UP_CV
                 windows[part].append(measure_window(infer, inputs, schedule.duration_s, clock))

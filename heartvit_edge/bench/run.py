@@ -16,7 +16,7 @@ from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.power.choose import Asked, choose
 from heartvit_edge.power.sampler import NoPowerError, PowerLostError, Sampler
-from heartvit_edge.runtime.open import open_runner
+from heartvit_edge.runtime.open import CudaChoice, open_runners
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.measurement import Measurement, PowerTrace
@@ -37,6 +37,7 @@ def measure_engines(
     command: str,
     tell: Callable[[str], None],
     step: Callable[[str], None],
+    choice: CudaChoice | None = None,
 ) -> tuple[Measurement, PowerLostError | None]:
     """Measure every engine at every batch size while the board's power is read.
 
@@ -51,6 +52,7 @@ def measure_engines(
         command: What measures this again.
         tell: Takes a remark for the user.
         step: Called before each warm-up and window with what comes, never inside a window.
+        choice: How TensorRT engines reach the device.
 
     Returns:
         The measurement, and the error that ended the power readings in mid-run; None where nothing did.
@@ -68,7 +70,8 @@ def measure_engines(
     with ExitStack() as stack:
         sampler = stack.enter_context(choose(power, interval_s=interval_s, clock=clock))
         tell(f"power: {sampler.name} ({sampler.why})")
-        runners = [stack.enter_context(open_runner(engine.manifest, engine.folder)) for engine in engines]
+        pairs = [(engine.manifest, engine.folder) for engine in engines]
+        runners = stack.enter_context(open_runners(pairs, choice))
         workloads = [
             Workload(engine.manifest.entry, size, engine.manifest.sha256, runner.infer)
             for size in batch_sizes
@@ -107,6 +110,7 @@ def evaluate_engines(
     num_samples: int,
     command: str,
     progress: Callable[[int, int], None],
+    choice: CudaChoice | None = None,
 ) -> Evaluation:
     """Run every engine over every image and count its answers.
 
@@ -118,21 +122,22 @@ def evaluate_engines(
         num_samples: Images to keep for the report.
         command: What evaluates this again.
         progress: Told (images done, images in all) after each batch.
+        choice: How TensorRT engines reach the device.
 
     Raises:
         InputError: If an image vanished or changed since it was listed.
         MachineError: If an engine cannot run.
         CheckError: If an engine cannot be loaded, or answers with NaN or infinity.
     """
-    with ExitStack() as stack:
+    with open_runners([(engine.manifest, engine.folder) for engine in engines], choice) as runners:
         loaded = [
             Engine(
                 entry=engine.manifest.entry,
                 sha256=engine.manifest.sha256,
-                answer=stack.enter_context(open_runner(engine.manifest, engine.folder)).infer,
+                answer=runner.infer,
                 min_batch=engine.manifest.batch.min,
             )
-            for engine in engines
+            for engine, runner in zip(engines, runners, strict=True)
         ]
         batches = preprocess(images, pack.preprocessing, batch_size)
         entries, samples = evaluate(

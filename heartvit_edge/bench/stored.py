@@ -37,6 +37,8 @@ def find_engines(
     backend: Backend | None,
     precision: Precision | None,
     machine: Machine,
+    *,
+    any_power_mode: bool = False,
 ) -> tuple[StoredEngine, ...]:
     """Return one engine an entry, all of one backend and one precision.
 
@@ -48,6 +50,7 @@ def find_engines(
         backend: What must run them; None for the one that was built.
         precision: Their precision; None for the one that was built.
         machine: Where they shall run.
+        any_power_mode: Let them run in another power mode than they were built in.
 
     Raises:
         InputError: If none was built, engines of several kinds were and the arguments leave it open, one entry has no
@@ -80,7 +83,9 @@ def find_engines(
             f"{engines} holds no {kind[0]} {kind[1]} engine of {pack_folder} for {', '.join(missing)}",
             hint=_build(pack_folder, engines, *kind),
         )
-    found_engines = tuple(StoredEngine(store.load_engine(place, machine), place) for place in places)
+    found_engines = tuple(
+        StoredEngine(store.load_engine(place, machine, any_power_mode=any_power_mode), place) for place in places
+    )
     for entry, engine in zip(entries, found_engines, strict=True):
         if engine.manifest.onnx_sha256 != pack.entry(entry).onnx_sha256:
             raise InputError(

@@ -8,7 +8,19 @@ from typing import Annotated
 import typer
 
 from heartvit_edge import __version__
-from heartvit_edge.cli import bench, build_engine, doctor, evaluate, export, finetune, plan, quickstart, report, score
+from heartvit_edge.cli import (
+    bench,
+    build_engine,
+    doctor,
+    engines,
+    evaluate,
+    export,
+    finetune,
+    plan,
+    quickstart,
+    report,
+    score,
+)
 from heartvit_edge.errors import HeartViTError
 
 app = typer.Typer(
@@ -39,6 +51,7 @@ def root(
 
 app.command("bench")(bench.bench)
 app.command("build-engine")(build_engine.build_engine)
+app.add_typer(engines.app, name="engines")
 app.command("doctor")(doctor.doctor)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)

@@ -86,6 +86,9 @@ def bench(
     interval_ms: Annotated[
         float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
     ] = 100.0,
+    cuda_binding: options.Binding = options.BindingName.cuda_python,
+    cuda_graph: options.Graphs = True,
+    any_power_mode: options.AnyPowerMode = False,
     json: options.Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json, or TABLE.json.")] = False,
 ) -> None:
@@ -110,7 +113,8 @@ def bench(
 
     sizes = parse_counts("--batch-size", batch_size or ["1"])
     if profile_table is not None:
-        refuse_options_of_engines({"--out": out, "--budget": budget, "--engines": engines}, sizes)
+        built = {"--out": out, "--budget": budget, "--engines": engines, "--any-power-mode": any_power_mode}
+        refuse_options_of_engines(built, sizes)
         run_profile(
             pack,
             profile_table,
@@ -123,6 +127,7 @@ def bench(
             num_rounds=trials,
             power=power.value,
             interval_ms=interval_ms,
+            choice=options.cuda_choice(cuda_binding, cuda_graph),
             json=json,
             force=force,
         )
@@ -145,6 +150,7 @@ def bench(
         backend.value if backend else None,
         precision.value if precision else None,
         machine,
+        any_power_mode=any_power_mode,
     )
     check_batch_sizes(pack, engines, found, sizes)
     say(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
@@ -160,6 +166,7 @@ def bench(
             shlex.join(["heartvit-edge", *sys.argv[1:]]),
             tell,
             step,
+            options.cuda_choice(cuda_binding, cuda_graph),
         )
     measurement.write(target, force=force)
     typer.echo(_as_json(measurement, target) if json else f"{_as_table(measurement)}\n{target}")

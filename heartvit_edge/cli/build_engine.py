@@ -7,25 +7,29 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from heartvit_edge.cli.engine_options import BackendName, Pack, PrecisionName
-from heartvit_edge.errors import InputError
+from heartvit_edge.cli import engine_options as options
+from heartvit_edge.cli.build_jobs import BuildJob, Result, Site, run_jobs, summary
+from heartvit_edge.cli.console import say
+from heartvit_edge.errors import HeartViTError, InputError
 from heartvit_edge.spec.budget import Budget, joint_label, parse_joint
-from heartvit_edge.spec.engine import BatchRange
+from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings
+from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
 
 EVERYTHING = Budget(limit=1.0).label
+BATCH = "1:1:8"
 
 
 def build_engine(
-    pack: Pack,
+    pack: options.Pack,
     backend: Annotated[
-        BackendName | None,
+        options.BackendName | None,
         typer.Option(help="What will run the engines.", show_default="tensorrt where it can be used, else onnxruntime"),
     ] = None,
-    precision: Annotated[PrecisionName, typer.Option(help="Of the matrix products.")] = PrecisionName.fp32,
+    precision: Annotated[
+        options.PrecisionName | None, typer.Option(help="Of the matrix products.", show_default="fp32")
+    ] = None,
     budget: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,59 +39,122 @@ def build_engine(
         ),
     ] = None,
     batch_size: Annotated[
-        str, typer.Option(help="Batch sizes to serve: the smallest, the one to tune for, the largest; or one number.")
-    ] = "1:1:8",
+        str | None,
+        typer.Option(
+            help="Batch sizes to serve: the smallest, the one to tune for, the largest; or one number.",
+            show_default=BATCH,
+        ),
+    ] = None,
+    optimization_level: Annotated[
+        int | None,
+        typer.Option(min=0, max=5, help="TensorRT: 0 builds quickly, 5 tries every kernel.", show_default="3"),
+    ] = None,
+    sparse: Annotated[
+        bool,
+        typer.Option("--sparse", help="TensorRT: allow kernels for weights with two zeros in every four."),
+    ] = False,
+    matrix: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE.toml",
+            help="Build all engines that a file lists, such as engines/orin.toml, and go on after one that fails.",
+            show_default=False,
+        ),
+    ] = None,
+    verify: Annotated[
+        bool, typer.Option(help="Run each new engine on noise and compare it with its graph on ONNX Runtime.")
+    ] = True,
+    cuda_binding: options.Binding = options.BindingName.cuda_python,
+    cuda_graph: options.Graphs = True,
     engines: Annotated[Path, typer.Option(help="Where engines are stored.")] = Path("engines"),
     force: Annotated[bool, typer.Option("--force", help="Replace engines that exist.")] = False,
 ) -> None:
     """Build an engine for each budget of PACK, on the machine that will run it.
 
-    Prints the path of each engine's manifest. Each new engine is run once on noise and compared with its graph. An
-    engine that exists and fits is kept.
+    Prints the path of each engine's manifest. An engine that exists and fits is kept. Beside a TensorRT engine lies
+    layers.json, its layers with their precision.
 
     Example: heartvit-edge build-engine pack --backend tensorrt --precision fp16
+
+    Example: heartvit-edge build-engine pack --matrix engines/orin.toml
     """
-    from heartvit_edge.engines import build, store
     from heartvit_edge.engines.fingerprint import detect_machine
-    from heartvit_edge.runtime.verify import verify_engine
 
-    batch = parse_batch(batch_size)
     content = BudgetPack.open(pack)
-    names = choose_entries(content, budget or [])
-    console = Console(stderr=True, highlight=False)
-    chosen, reason = build.pick_backend(backend.value if backend else None)
-    console.print(f"backend: {chosen} ({reason})", markup=False, soft_wrap=True)
+    batch = parse_batch(batch_size or BATCH)
     machine = detect_machine()
-    manifests = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    with Progress(*columns, TimeElapsedColumn(), console=console, redirect_stdout=False) as progress:
-        task = progress.add_task("", total=len(names))
-        told: set[str] = set()
+    choice = options.cuda_choice(cuda_binding, cuda_graph) if verify else None
+    failed: list[Result] = []
+    site = Site(pack, content, engines, machine, force, choice)
+    if matrix is None:
+        settings = BuildSettings(sparse=sparse)
+        if optimization_level is not None:
+            settings = BuildSettings(optimization_level=optimization_level, sparse=sparse)
+        names = choose_entries(content, budget or [])
+        chosen, reason = _pick_backend(backend.value if backend else None)
+        say(f"backend: {chosen} ({reason})")
+        jobs = [BuildJob(name, chosen, precision.value if precision else "fp32", batch, settings) for name in names]
+    else:
+        given = {
+            "--backend": backend,
+            "--precision": precision,
+            "--budget": budget,
+            "--batch-size": batch_size,
+            "--optimization-level": optimization_level,
+            "--sparse": sparse or None,
+        }
+        if both := [name for name, value in given.items() if value is not None]:
+            raise InputError(f"{both[0]} is given beside --matrix, which says it", hint=f"leave {both[0]} out")
+        jobs, failed = matrix_jobs(matrix, content, machine)
+    results = failed + run_jobs(site, jobs, go_on=matrix is not None)
+    for result in results:
+        if result.manifest is not None:
+            typer.echo(result.manifest)
+    if matrix is not None:
+        say(summary(results))
+    errors = [result.error for result in results if result.error is not None]
+    if errors:
+        raise type(errors[0])(f"{len(errors)} of {len(results)} engines of {matrix} were not built; {errors[0]}")
 
-        def tell(text: str) -> None:
-            if text not in told:  # what holds for the machine is said once, not once an entry
-                told.add(text)
-                progress.console.print(text, markup=False, soft_wrap=True)
 
-        for name in names:
-            progress.update(task, description=f"building {name}, {chosen} {precision.value}")
-            folder = build.build_engine(
-                pack,
-                content,
-                name,
-                chosen,
-                precision.value,
-                batch,
-                engines,
-                machine,
-                force=force,
-                verify=verify_engine,
-                tell=tell,
-            )
-            manifests.append(folder / store.MANIFEST)
-            progress.advance(task)
-    for manifest in manifests:
-        typer.echo(manifest)
+def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[BuildJob], list[Result]]:
+    """Return every engine that a build matrix asks for on this machine, each once, and the rows that cannot be met.
+
+    Rows for other boards are said and left out.
+
+    Raises:
+        InputError: If the file is no build matrix, or it asks for nothing here.
+    """
+    from heartvit_edge.engines.matrix import read_matrix
+
+    jobs: dict[BuildJob, None] = {}
+    failed: list[Result] = []
+    for number, row in enumerate(read_matrix(path).rows, start=1):
+        if not row.suits(machine):
+            say(f"engine {number} of {path} is for {', '.join(row.boards)}: left out on {machine.board or 'no Jetson'}")
+            continue
+        try:
+            names = choose_entries(pack, list(row.budget))
+            chosen, reason = _pick_backend(row.backend)
+        except HeartViTError as err:
+            say(f"error: engine {number} of {path}: {err}" + (f"\nhint: {err.hint}" if err.hint else ""))
+            failed.append(Result(f"engine {number} of the matrix", 0.0, None, err))
+            continue
+        say(f"engine {number} of {path}: {chosen} ({reason})")
+        for precision in row.precision:
+            jobs |= dict.fromkeys(BuildJob(name, chosen, precision, row.batch_size, row.settings) for name in names)
+    if not jobs and not failed:
+        raise InputError(
+            f"{path} asks for no engine on {machine.board or 'a machine that is no Jetson'}",
+            hint="take another: --matrix engines/everywhere.toml",
+        )
+    return list(jobs), failed
+
+
+def _pick_backend(asked: Backend | None) -> tuple[Backend, str]:
+    from heartvit_edge.engines import build
+
+    return build.pick_backend(asked)
 
 
 def parse_batch(text: str) -> BatchRange:

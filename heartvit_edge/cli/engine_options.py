@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from heartvit_edge.runtime.open import CudaChoice
 
 
 class BackendName(str, Enum):
@@ -21,6 +24,20 @@ class PrecisionName(str, Enum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+
+
+class BindingName(str, Enum):
+    """What gives TensorRT engines memory, streams and events."""
+
+    cuda_python = "cuda-python"
+    pycuda = "pycuda"
+
+
+def cuda_choice(binding: BindingName, cuda_graph: bool) -> CudaChoice:
+    """Return how TensorRT engines reach the device."""
+    from heartvit_edge.runtime.open import CudaChoice
+
+    return CudaChoice(binding.value, cuda_graph)
 
 
 Pack = Annotated[Path, typer.Argument(help="Folder that `heartvit-edge export` wrote.", show_default=False)]
@@ -39,5 +56,15 @@ Entries = Annotated[
         metavar="NAME|NUMBER",
         show_default="all",
     ),
+]
+Binding = Annotated[
+    BindingName,
+    typer.Option("--cuda-binding", help="TensorRT: what gives memory and streams. PyCUDA has no CUDA graphs."),
+]
+Graphs = Annotated[
+    bool, typer.Option("--cuda-graph/--no-cuda-graph", help="TensorRT: launch an inference as one captured graph.")
+]
+AnyPowerMode = Annotated[
+    bool, typer.Option("--any-power-mode", help="Take TensorRT engines that were built in another power mode.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")]

@@ -49,6 +49,9 @@ def evaluate(
         int | None, typer.Option(min=1, metavar="N", help="Evaluate N images drawn at random.", show_default="all")
     ] = None,
     samples: Annotated[int, typer.Option(min=0, help="Images stored in RUN for the report's token maps.")] = 8,
+    cuda_binding: options.Binding = options.BindingName.cuda_python,
+    cuda_graph: options.Graphs = True,
+    any_power_mode: options.AnyPowerMode = False,
     json: options.Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace RUN/evaluation.json.")] = False,
 ) -> None:
@@ -77,6 +80,7 @@ def evaluate(
         backend.value if backend else None,
         precision.value if precision else None,
         detect_machine(),
+        any_power_mode=any_power_mode,
     )
     size = _batch_size(batch_size, found)
     check_batch_sizes(pack, engines, found, [size])
@@ -100,6 +104,7 @@ def evaluate(
             samples,
             shlex.join(["heartvit-edge", *sys.argv[1:]]),
             _bar(progress, f"running {len(found)} engines"),
+            options.cuda_choice(cuda_binding, cuda_graph),
         )
     if target is not None:
         evaluation.write(target, force=force)

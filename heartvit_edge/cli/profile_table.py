@@ -24,6 +24,7 @@ from heartvit_edge.spec.pack import BudgetPack
 
 if TYPE_CHECKING:
     from heartvit_edge.bench.block_cost import Grid
+    from heartvit_edge.runtime.open import CudaChoice
 
 
 def refuse_options_of_engines(given: Mapping[str, object], batch_sizes: Sequence[int]) -> None:
@@ -61,6 +62,7 @@ def run_profile(
     num_rounds: int,
     power: Literal["auto", "jtop", "none"],
     interval_ms: float,
+    choice: CudaChoice,
     json: bool,
     force: bool,
 ) -> None:
@@ -78,6 +80,7 @@ def run_profile(
         num_rounds: Windows of each part.
         power: Where power readings come from.
         interval_ms: Time between power readings to ask for.
+        choice: How TensorRT engines reach the device.
         json: Print the table as JSON.
         force: Replace ``target``.
 
@@ -98,7 +101,7 @@ def run_profile(
     say(f"backend: {chosen} ({reason})")
     with window_progress(len(grid.parts) * (1 + num_rounds)) as (tell, step):
         table, lost = profile_table(
-            Target(content, chosen, precision, batch_size, detect_machine()),
+            Target(content, chosen, precision, batch_size, detect_machine(), choice),
             grid,
             Schedule(duration_s, num_rounds),
             power,

@@ -37,6 +37,8 @@ def commands(root: Path = Path("/")) -> dict[str, Lacks]:
         "finetune": lacks_finetune,
         "build-engine --backend onnxruntime": lambda: lacks_module_name(root) or lacks_onnxruntime(),
         "build-engine --backend tensorrt": lambda: lacks_module_name(root) or lacks_tensorrt(),
+        "engines": lambda: lacks_module_name(root),
+        "engines time": lambda: lacks_module_name(root) or lacks_tensorrt(),
         "bench": lambda: lacks_module_name(root) or lacks_engine_runtime(),
         "bench --power jtop": lambda: (
             lacks_module_name(root) or lacks_engine_runtime() or why_unusable(jtop_socket(root))

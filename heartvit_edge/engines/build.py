@@ -14,7 +14,7 @@ from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, p
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.signals import termination_as_exit
 from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, engine_folder, option, reusable_engine
-from heartvit_edge.engines.store_lock import lock_store
+from heartvit_edge.engines.store_lock import clear, left_overs, lock_store
 from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.engines.timing_cache import cache_path
@@ -125,6 +125,8 @@ def build_engine(
     )
     folder = engine_folder(engines, pack, entry.name, backend, precision)
     with termination_as_exit(), lock_store(engines, tell):
+        for left in left_overs(engines):
+            clear(left)
         if folder.exists() and not force:
             again = build_command(
                 str(pack_folder),

@@ -1,4 +1,4 @@
-"""One build at a time in a store, and none that was killed leaves anything behind."""
+"""One build at a time in a store, and what a killed one left is cleared by the next."""
 
 from __future__ import annotations
 
@@ -12,13 +12,17 @@ from pathlib import Path
 
 from heartvit_edge.errors import InputError
 
-# What spec.files.new_folder makes beside the folder it will become, and where it puts the folder that was there.
-LEFT_OVER = re.compile(r"\.(?P<name>.+)\.[a-z0-9_]{8}(?P<former>\.former)?")
+# What spec.files makes beside an engine's folder or a timing cache, and where it puts the folder that was there.
+# Nothing else is ever taken for a left-over: --engines may name a folder that holds other things.
+LEFT_OVER = re.compile(
+    r"\.(?P<name>.+-(onnxruntime|tensorrt)-fp(32|16))\.[a-z0-9_]{8}(?P<former>\.former)?"
+    r"|\.[0-9a-f]{16}\.cache\.[a-z0-9_]{8}\.cache"
+)
 
 
 @contextmanager
 def lock_store(engines: Path, tell: Callable[[str], None]) -> Iterator[None]:
-    """Let the body be the only one that builds into a store, and begin by clearing what killed builds left.
+    """Let the body be the only one that builds into a store.
 
     Others wait: two builds at once would also spoil each other's kernel timings. The kernel gives the lock back when
     its holder ends, however it ends.
@@ -41,8 +45,6 @@ def lock_store(engines: Path, tell: Callable[[str], None]) -> Iterator[None]:
         except BlockingIOError:
             tell(f"another build uses {engines}: waiting for it to end")
             fcntl.flock(handle, fcntl.LOCK_EX)
-        for left in left_overs(engines):
-            clear(left)
         yield
     finally:
         os.close(handle)

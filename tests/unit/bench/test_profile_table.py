@@ -46,7 +46,7 @@ class Bench:
         self.pack = make_tiny_pack(folder / "pack").model_copy(update={"shape": SHAPE.model_copy(update={"depth": 9})})
         self.scratch = folder / "scratch"
         self.scratch.mkdir()
-        monkeypatch.setattr(module, "open_runner", lambda manifest, folder: FakeRunner(self, manifest, folder))
+        monkeypatch.setattr(module, "open_runner", lambda manifest, folder, _choice: FakeRunner(self, manifest, folder))
 
     def clock(self):
         return self.now
@@ -183,7 +183,7 @@ def test_the_engines_build_and_run_on_tensorrt(bench, monkeypatch, version, prec
                     answers.append(next(iter(runner.infer(batch).values())))
             super().infer(batch)
 
-    monkeypatch.setattr(module, "open_runner", lambda manifest, folder: Timed(bench, manifest, folder))
+    monkeypatch.setattr(module, "open_runner", lambda manifest, folder, _choice: Timed(bench, manifest, folder))
     table, _ = bench.run("tensorrt", precision, orin(version))
     assert table.block_ms[1][1] == pytest.approx(1000 * block_s(17, 2))
     assert dict(table.options)["typing"] == ("weak" if version == "8.6.1" else "strong")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
+from fakes.board import Board
+from fakes.cuda_double import FakeCuda
+from fakes.machines import orin
+from fakes.tensorrt_double import ParserFault
 from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.cli.build_engine import choose_entries, parse_batch
 from heartvit_edge.engines import build, fingerprint, store
 from heartvit_edge.errors import InputError
+from heartvit_edge.runtime import open as opening
 from heartvit_edge.runtime import verify
+from heartvit_edge.spec.engine import EngineManifest
 
 
 @pytest.fixture
@@ -153,3 +160,114 @@ def test_an_entry_of_several_budgets_is_selected_by_its_name_or_by_their_text_in
         choose_entries(pack, ["params=0.9"])
     with pytest.raises(InputError, match=r"--budget is '0\.5,0\.5', the pack has"):
         choose_entries(pack, ["0.5,0.5"])
+
+
+@pytest.fixture
+def board(tmp_path, monkeypatch):
+    """Return an Orin with a TensorRT of JetPack 6.2 and its pack, in which the command line runs."""
+    monkeypatch.chdir(tmp_path)
+    board = Board(tmp_path, monkeypatch, "10.3.0")
+    board.bindings = []
+
+    def open_cuda(binding):
+        board.bindings.append(binding)
+        return FakeCuda(board.script.device)
+
+    monkeypatch.setattr(build, "why_no_cuda_device", lambda: None)
+    monkeypatch.setattr(fingerprint, "detect_machine", lambda: orin("10.3.0"))
+    monkeypatch.setattr(opening, "open_cuda", open_cuda)
+    return board
+
+
+def test_a_tensorrt_engine_is_built_as_told_and_compared_with_its_graph(run_cli, board):
+    result = run_cli(
+        *("build-engine", board.folder, "--precision", "fp16", "--optimization-level", "5", "--sparse"),
+        *("--cuda-binding", "pycuda", "--budget", "dense"),
+    )
+    assert result.exit_code == 0, result.stderr
+    manifest = EngineManifest.read(Path(result.stdout.strip()))
+    assert dict(manifest.options)["optimization_level"] == "5"
+    assert dict(manifest.options)["sparse_weights"] == "on"
+    assert board.bindings == ["pycuda"]
+    assert "dense: " in result.stderr
+    assert "attention fused: 1 of 2 blocks" in result.stderr
+
+
+def test_an_engine_is_not_run_where_that_is_not_wanted(run_cli, board):
+    assert run_cli("build-engine", board.folder, "--no-verify").exit_code == 0
+    assert board.bindings == []
+
+
+def test_a_device_without_memory_exits_3_with_what_was_asked_and_what_was_free(run_cli, board):
+    board.script.builds = False
+    board.script.log = (("ERROR", "Requested amount of GPU memory (943718400 bytes) could not be allocated."),)
+    result = run_cli("build-engine", board.folder)
+    assert result.exit_code == 3
+    assert "asked for 900.0 MiB" in result.stderr
+    assert "MiB were free" in result.stderr
+
+
+MATRIX = """
+[[engine]]
+backend = "tensorrt"
+precision = ["fp16", "fp32"]
+boards = ["AGX Orin"]
+
+[[engine]]
+backend = "onnxruntime"
+budget = ["dense"]
+
+[[engine]]
+backend = "tensorrt"
+boards = ["Orin NX"]
+"""
+
+
+def test_a_matrix_builds_every_engine_for_this_board_and_summarises(run_cli, board, tmp_path):
+    (tmp_path / "matrix.toml").write_text(MATRIX)
+    result = run_cli("build-engine", board.folder, "--matrix", "matrix.toml")
+    assert result.exit_code == 0, result.stderr
+    assert [Path(line).parent.name for line in result.stdout.splitlines()] == [
+        "dense-tensorrt-fp16",
+        "macs-0.5-tensorrt-fp16",
+        "dense-tensorrt-fp32",
+        "macs-0.5-tensorrt-fp32",
+        "dense-onnxruntime-fp32",
+    ]
+    assert "engine 3 of matrix.toml is for Orin NX: left out on NVIDIA Jetson AGX Orin" in result.stderr
+    assert result.stderr.count("  built\n") == 5
+
+
+def test_a_matrix_goes_on_after_a_failure_and_exits_with_its_code(run_cli, board, tmp_path):
+    (tmp_path / "matrix.toml").write_text(MATRIX)
+    board.script.faults = (ParserFault(0, "patch", "Conv", "too large"),)
+    result = run_cli("build-engine", board.folder, "--matrix", "matrix.toml")
+    assert result.exit_code == 5
+    assert [Path(line).parent.name for line in result.stdout.splitlines()] == ["dense-onnxruntime-fp32"]
+    assert result.stderr.count("node 'patch' (Conv): too large") >= 4
+    assert result.stderr.count("  failed\n") == 4
+    assert "error: 4 of 5 engines of matrix.toml were not built" in result.stderr
+
+
+def test_a_row_that_cannot_be_met_counts_as_a_failure(run_cli, board, tmp_path):
+    (tmp_path / "matrix.toml").write_text('[[engine]]\nbudget = ["0.9"]\n[[engine]]\nbudget = ["dense"]\n')
+    result = run_cli("build-engine", board.folder, "--matrix", "matrix.toml")
+    assert result.exit_code == 2
+    assert len(result.stdout.splitlines()) == 1
+    assert "error: engine 1 of matrix.toml: --budget is '0.9', the pack has dense, macs-0.5" in result.stderr
+
+
+def test_a_matrix_that_asks_for_nothing_here_is_refused(run_cli, pack, tmp_path):
+    (tmp_path / "matrix.toml").write_text('[[engine]]\nboards = ["Orin"]\n')
+    result = run_cli("build-engine", pack, "--matrix", tmp_path / "matrix.toml")
+    assert result.exit_code == 2
+    assert "asks for no engine on a machine that is no Jetson" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "given", [("--backend", "onnxruntime"), ("--precision", "fp32"), ("--budget", "dense"), ("--sparse",)]
+)
+def test_what_a_matrix_says_is_not_said_again(run_cli, pack, given):
+    result = run_cli("build-engine", pack, "--matrix", "matrix.toml", *given)
+    assert result.exit_code == 2
+    assert f"{given[0]} is given beside --matrix" in result.stderr
