@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/install.md",
     "docs/method.md",
     "docs/scores.md",
+    "docs/trtexec.md",
     "docker/README.md",
     "engines/README.md",
 )
@@ -47,7 +48,11 @@ def test_every_command_and_option_in_a_document_exists(document, commands):
             assert name in ("--help", "--version")
             continue
         assert name in commands, f"{document}: heartvit-edge {name} does not exist"
-        options = {"--help"} | {option for parameter in commands[name].params for option in parameter.opts}
+        command = commands[name]
+        if hasattr(command, "commands"):  # a group
+            assert words[1] in command.commands, f"{document}: heartvit-edge {name} {words[1]} does not exist"
+            command = command.commands[words[1]]
+        options = {"--help"} | {text for one in command.params for text in (*one.opts, *one.secondary_opts)}
         used = {word.partition("=")[0] for word in words[1:] if word.startswith("--")}
         assert used <= options, f"{document}: heartvit-edge {name} has no {used - options}"
 
