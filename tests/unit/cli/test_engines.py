@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from fakes.board import Board
 from fakes.cuda_double import COMPUTE_MS, COPY_MS, FakeCuda
@@ -11,6 +12,8 @@ from fakes.machines import orin
 
 from heartvit_edge.engines import fingerprint
 from heartvit_edge.runtime import open as opening
+from heartvit_edge.spec.evaluation import Evaluation
+from heartvit_edge.spec.measurement import Measurement
 
 
 @pytest.fixture
@@ -102,3 +105,24 @@ def test_time_refuses_an_engine_of_another_power_mode_unless_told(run_cli, board
     assert "power_mode: built with MAXN, here 15W" in result.stderr
     assert "--any-power-mode" in result.stderr
     assert run_cli("engines", "time", board.folders[0], "--duration", "0.01", "--any-power-mode").exit_code == 0
+
+
+def test_bench_and_evaluate_run_tensorrt_engines_from_the_command_line_to_their_files(run_cli, board, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.zeros(6, dtype=np.int64))
+    board.machine = orin("10.3.0", power_mode="15W")
+    chosen = ("--backend", "tensorrt", "--out", "run", "--cuda-binding", "pycuda")
+    times = ("--duration", "0.02", "--trials", "1", "--power", "none", "--batch-size", "1,4")
+    refused = run_cli("bench", board.folder, *chosen, *times)
+    assert (refused.exit_code, "--any-power-mode" in refused.stderr) == (3, True)
+    measured = run_cli("bench", board.folder, *chosen, *times, "--any-power-mode")
+    assert measured.exit_code == 0, measured.stderr
+    rows = Measurement.read(tmp_path / "run/measurement.json").rows
+    assert [(row.entry, row.batch_size) for row in rows] == [
+        *(("dense", 1), ("macs-0.5", 1)),
+        *(("dense", 4), ("macs-0.5", 4)),
+    ]
+    evaluated = run_cli("evaluate", board.folder, "--data", "images.npz", *chosen, "--any-power-mode")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert Evaluation.read(tmp_path / "run/evaluation.json").backend == "tensorrt"
+    assert board.script.device.buffers == {}
