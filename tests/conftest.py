@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,3 +107,11 @@ def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
         return CommandResult(TERMINAL_STYLE.sub("", streams.out), TERMINAL_STYLE.sub("", streams.err), code or 0)
 
     return run
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_interrupts():
+    """Let SIGINT interrupt: a shell has its background jobs ignore it, and Python leaves that so."""
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, former)
