@@ -104,10 +104,12 @@ def accept_plan(
     allowed = within = next((budget.limit for budget in budgets if budget.quantity == "loss-nats"), np.inf)
     starts = find_starts(table, budgets, options, images.run, offer, cost, within)
     blocks, ran = next(iter(starts.items()))
+    around: Neighbours | None = None
+    decidable = allowed
+    decided: tuple[Blocks, NDArray[np.float64]] | None = None
     for tightened in range(1 + MOST_TIGHTENINGS):
-        around: Neighbours | None = None
         limits = limit_loss(budgets, within)
-        if not options.symmetric:
+        if not options.symmetric and decided is None:
             found = refine(blocks, ran, images.run, offer, cost, limits, max_sites=options.max_sites, effort=effort)
             if within < allowed and mean_loss(found.ran) > within:  # no step leads to so little loss: begin elsewhere
                 with suppress(InfeasibleError):
@@ -119,7 +121,7 @@ def accept_plan(
             blocks, ran, around = found.blocks, found.ran, found.neighbours
         losses = ran.losses
         if images.deciding is not None:
-            blocks, losses = _decide(starts if around else [blocks], images.deciding, allowed, cost)
+            blocks, losses = decided or _decide(starts if around else [blocks], images.deciding, decidable, cost)
             ran = starts[blocks]
             tell(f"{len(losses)} other images decide for {losses.mean():.4g} nats")
         loss, stderr = mean_and_stderr(losses)
@@ -151,6 +153,11 @@ def accept_plan(
         within = min(within, mean_loss(ran)) * TIGHTEN * allowed / measured
         which = "images that it was not made on" if plan.check or images.deciding else "the images it was made from"
         tell(f"{measured:.3g} nats on {which}, standard error included, is over {allowed:g}: tightened")
+        if around is not None and images.deciding is not None:  # a plan found on the way may do: no need to search
+            decidable = min(decidable, loss + stderr) * TIGHTEN * allowed / measured
+            decided = _decide(starts, images.deciding, decidable, cost)
+            if sum(mean_and_stderr(decided[1])) > decidable:
+                decided = None
         if options.symmetric:
             try:
                 starts = find_starts(table, budgets, options, images.run, offer, cost, within)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -368,3 +369,15 @@ def test_a_loss_budget_holds_on_the_images_that_decide(limit):
     losses = others.losses(plan.blocks)
     assert losses.mean() + losses.std(ddof=1) / 40**0.5 <= limit
     assert world.losses(plan.blocks).mean() < limit
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_plan_refused_on_held_out_images_is_not_decided_for_again_and_one_met_on_the_way_may_do(seed):
+    world, others = _pair(seed)
+    told = []
+    plan = _accept("loss-nats=0.3", world, replace(others, scale=1.15), deciding=others, scores=_table(seed), told=told)
+    decided = [float(line.split(" for ")[1].split()[0]) for line in told if "other images decide" in line]
+    assert len(decided) == plan.check.num_tightenings + 1 > 1
+    assert all(after < before for before, after in pairwise(decided))
+    assert sum("measured on" in line for line in told) < len(decided)
+    assert plan.check.loss_nats + plan.check.loss_stderr_nats <= 0.3
