@@ -1,11 +1,14 @@
 """What a gate keeps of the scores' choice, at equal MACs: agreement and loss of every way to carry out the same plans.
 
-Gates learn from scores of training images alone, site by site. Test images are run once, at the end. Examples and gates
-are kept in a folder, so that a run that was stopped goes on.
+Gates learn from scores of training images alone, site by site. Thresholds of per-input counts are found on training
+images that no gate learnt from, so that they leave as many MACs on average as the plan does. Plans with their gates and
+the dense model are fine-tuned by one recipe. Test images are run once, at the end. Examples, gates and fine-tunes are
+kept in a folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
 from collections.abc import Callable
@@ -19,13 +22,16 @@ from numpy.typing import NDArray
 
 from benchmarks import dinov2
 from benchmarks.claims import Claim, arguments, finish
-from benchmarks.plans import mean_interval
+from benchmarks.gates_finetuned import fine_tune, fine_tuned_claims
+from benchmarks.plans import mean_interval, ratio
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
 from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.learn import macs_of_gate
+from heartvit_edge.gating.per_input import Measured, measure, thresholds_for_macs
 from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.gating.token_gate import TokenGate, make_token_gate
 from heartvit_edge.model.zoo import DenseModel
@@ -33,6 +39,7 @@ from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
 from heartvit_edge.sensitivity.score import make_settings
 from heartvit_edge.sensitivity.thinned import thin
+from heartvit_edge.spec.finetune import FinetuneRecipe
 from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
 
@@ -41,6 +48,7 @@ CHUNK = 1000
 AGREEMENT = {0.65: (0.93, 0.06), 0.5: (0.75, 0.20)}
 """Share of MACs to the least agreement with the dense model, and the least gain over class attention."""
 KEPT = 0.85
+PER_INPUT = "gate, tokens by the image"
 Run = Callable[[], tuple[NDArray[np.float64], int]]
 """Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
 
@@ -54,7 +62,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
-    parser.add_argument("--no-evaluation", action="store_true", help="train the gates and stop")
+    parser.add_argument("--fine-tuned", type=int, default=4000, help="training images of the fine-tunes; 0: none")
+    parser.add_argument("--fine-tune-epochs", type=int, default=3, help="passes over them")
+    parser.add_argument("--no-evaluation", action="store_true", help="train what there is to train and stop")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
     dense = dinov2.load_model(args.shared, IMG_SIZE)
@@ -62,19 +72,61 @@ def main() -> None:
     learnt, held_out = split(dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17), args.learnt, 0)
     assert held_out is not None
     gates = {plan.label: _train(dense, plan, learnt, held_out, args.work, args.epochs) for plan in plans}
+    tuned = _fine_tune(dense, plans, gates, learnt, held_out, args) if args.fine_tuned else None
     if args.no_evaluation:
         return
-    images = load_plan_images(dense, dinov2.draw(args.shared, "eval", args.evaluated, 3), make_settings(12))
+    found_on = load_plan_images(dense, held_out, make_settings(dense.shape.depth))
+    thresholds = {plan.label: _thresholds(dense, plan, gates[plan.label][0], found_on) for plan in plans}
+    drawn = dinov2.draw(args.shared, "eval", args.evaluated, 3)
+    assert drawn.labels is not None
+    images = load_plan_images(dense, drawn, make_settings(dense.shape.depth))
     claims: list[Claim] = []
+    details: dict[str, object] = {}
     rows: list[dict[str, Any]] = []
     for plan in plans:
         gate, seconds = gates[plan.label]
         found = {name: _Answers(*run()) for name, run in _ways(dense, plan, gate, images).items()}
+        counted = measure(GatedViT(dense.module, plan, gate).eval(), plan, images, thresholds[plan.label])
+        found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
         rows += [
             {"plan": plan.label, "macs": plan.macs_fraction, "way": name} | one.row() for name, one in found.items()
         ]
-        claims += _claims(plan, found, seconds)
-    finish(claims, {"ways": rows, "plans": [json.loads(plan.to_json()) for plan in plans]}, args)
+        claims += _claims(plan, found, seconds) + _per_input_claims(plan, gate, found, counted)
+        details[f"{plan.label}: patch tokens by site, 5 to 95 % of images"] = {
+            site: counted.quantiles(site) for site in counted.counts
+        }
+    if tuned is not None:
+        more, top1 = fine_tuned_claims(dense, plans, tuned, images, drawn.labels.tolist())
+        claims += more
+        details |= {"top-1 %": top1}
+        for name, value in top1.items():
+            print(f"{name}: top-1 {value:.2f} %", flush=True)
+    finish(claims, {"ways": rows, "plans": [json.loads(plan.to_json()) for plan in plans]} | details, args)
+
+
+def _fine_tune(
+    dense: DenseModel,
+    plans: list[PruningPlan],
+    gates: dict[str, tuple[TokenGate, float]],
+    learnt: ImageSet,
+    held_out: ImageSet,
+    args: argparse.Namespace,
+) -> Path:
+    """Fine-tune plans with their gates, and the control; return the folder of the run."""
+    train, _ = split(learnt, args.fine_tuned, 0)
+    which = "-".join(plan.digest()[:6] for plan in plans)
+    out: Path = args.work / f"fine_tuned-{args.learnt}-{args.fine_tuned}-{args.fine_tune_epochs}-{which}"
+    recipe = FinetuneRecipe(epochs=args.fine_tune_epochs)
+    fine_tune(dense, plans, {label: gate for label, (gate, _) in gates.items()}, train, held_out, recipe, out)
+    return out
+
+
+def _thresholds(dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages) -> dict[int, float]:
+    """Return thresholds that leave as many MACs, on average over the images, as the plan's own counts and its gate."""
+    model = GatedViT(dense.module, plan, gate).eval()
+    found = thresholds_for_macs(model, plan, images, plan.macs + macs_of_gate(gate, plan))
+    print(f"{plan.label} per input, training images: KL {found.loss_nats:.4f}", flush=True)
+    return found.thresholds
 
 
 def _train(
@@ -183,6 +235,15 @@ def _claims(plan: PruningPlan, found: dict[str, _Answers], seconds: float) -> li
         Claim(f"{name}: the same over class attention", gate.agreement - attention.agreement, at_least=gain),
         Claim(f"{name}: share of the scores' gain kept, mean KL", *_kept(attention, gate, scores), at_least=KEPT),
         Claim(f"{name}: minutes of training", seconds / 60, at_most=40),
+    ]
+
+
+def _per_input_claims(plan: PruningPlan, gate: TokenGate, found: dict[str, _Answers], counted: Measured) -> list[Claim]:
+    macs = float(counted.macs.mean()) / (plan.macs + macs_of_gate(gate, plan))
+    lost = ratio(found[PER_INPUT].losses, found["gate"].losses)
+    return [
+        Claim(f"{plan.label}: mean MACs of per-input counts over constant ones", macs, at_most=1.01),
+        Claim(f"{plan.label}: mean KL of per-input counts over constant ones", *lost, at_most=1.0),
     ]
 
 

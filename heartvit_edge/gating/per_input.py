@@ -10,7 +10,7 @@ multiply-accumulates that such a runtime would spend; it saves none itself.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -246,23 +246,63 @@ def calibrate_thresholds(
     """
     if epsilon <= 0:
         raise ValueError(f"epsilon must be above 0, found {epsilon}")
-    unit = foreseen_by_plan(model, images) if base is None else base
-
-    def at(octave: float) -> Measured:
-        return measure(model, plan, images, {site: nats * 2.0**octave for site, nats in unit.items()})
+    at = _scaled(model, plan, images, base)
 
     def holds(found: Measured) -> bool:
         return found.loss_nats + found.loss_stderr_nats <= epsilon
 
-    low, high, best = -float(OCTAVES), float(OCTAVES), at(-OCTAVES)
+    best = at(-OCTAVES)
     if not holds(best):
         raise InfeasibleError(
             f"{plan.label} loses {best.loss_nats:.3g} ± {best.loss_stderr_nats:.2g} nats with hardly a token dropped, "
             f"expected at most {epsilon:g} in all",
             hint="allow a larger loss, or plan with --no-heads",
         )
-    if holds(all_gone := at(high)):
-        return all_gone
+    return _furthest(at, holds, best)
+
+
+def thresholds_for_macs(
+    model: GatedViT, plan: PruningPlan, images: PlanImages, macs: float, base: Mapping[int, float] | None = None
+) -> Measured:
+    """Return the smallest multiple of thresholds that leaves no more MACs on average, and what was measured.
+
+    Args:
+        model: As in ``masked_forward``.
+        plan: What the model was made from.
+        images: Images that the gate did not learn from, at least two, on the model's device.
+        macs: Most multiply-accumulates an image, mean over images, the gate's among them.
+        base: Each site's threshold at a scale of one, above 0; None: as ``foreseen_by_plan``.
+
+    Raises:
+        InfeasibleError: If there are more with hardly a token left.
+    """
+    at = _scaled(model, plan, images, base)
+
+    def holds(found: Measured) -> bool:
+        return float(found.macs.mean()) <= macs
+
+    best = at(OCTAVES)
+    if not holds(best):
+        raise InfeasibleError(
+            f"{plan.label} takes {best.macs.mean():.4g} MACs with hardly a token left, expected at most {macs:.4g}",
+            hint="plan for fewer, which removes heads too",
+        )
+    return _furthest(lambda octave: at(-octave), holds, best)
+
+
+def _scaled(
+    model: GatedViT, plan: PruningPlan, images: PlanImages, base: Mapping[int, float] | None
+) -> Callable[[float], Measured]:
+    """Return what measures thresholds that were doubled so many times."""
+    unit = foreseen_by_plan(model, images) if base is None else base
+    return lambda octave: measure(model, plan, images, {site: nats * 2.0**octave for site, nats in unit.items()})
+
+
+def _furthest(at: Callable[[float], Measured], holds: Callable[[Measured], bool], nearest: Measured) -> Measured:
+    """Return what is measured as far up as it holds, by bisection; ``nearest`` holds, at the lower end."""
+    low, high, best = -float(OCTAVES), float(OCTAVES), nearest
+    if holds(furthest := at(high)):
+        return furthest
     for _ in range(STEPS):
         middle = (low + high) / 2
         found = at(middle)

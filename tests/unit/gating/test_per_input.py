@@ -14,7 +14,13 @@ from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.errors import InfeasibleError
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.per_input import calibrate_thresholds, foreseen_by_plan, masked_forward, measure
+from heartvit_edge.gating.per_input import (
+    calibrate_thresholds,
+    foreseen_by_plan,
+    masked_forward,
+    measure,
+    thresholds_for_macs,
+)
 from heartvit_edge.gating.token_gate import gate_macs, make_token_gate
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.sensitivity.loss import kl_to_dense
@@ -167,6 +173,24 @@ def test_a_loss_that_the_heads_alone_exceed_is_infeasible_and_one_that_nothing_e
         calibrate_thresholds(model, plan, given, 1e-9)
     found = calibrate_thresholds(model, plan, given, 1e6)
     assert found.counts[3].tolist() == [1] * 6
+
+
+def test_thresholds_for_macs_are_the_smallest_that_save_as_many():
+    model, plan, given = made()
+    wanted = measure(model, plan, given, foreseen_by_plan(model, given)).macs.mean()
+    found = thresholds_for_macs(model, plan, given, wanted)
+    assert found.macs.mean() <= wanted
+    smaller = measure(model, plan, given, {site: nats / 1.03 for site, nats in found.thresholds.items()})
+    assert smaller.macs.mean() > wanted or np.array_equal(smaller.macs, found.macs)
+    unit = foreseen_by_plan(model, given)
+    assert found.thresholds[3] / found.thresholds[1] == pytest.approx(unit[3] / unit[1])
+
+
+def test_more_macs_than_there_are_drop_nothing_and_fewer_than_one_token_takes_are_infeasible():
+    model, plan, given = made()
+    assert thresholds_for_macs(model, plan, given, 1e12).counts[1].tolist() == [16] * 6
+    with pytest.raises(InfeasibleError, match=r"with hardly a token left, expected at most 10$"):
+        thresholds_for_macs(model, plan, given, 10.0)
 
 
 def test_what_has_no_nats_or_no_such_sites_is_refused():
