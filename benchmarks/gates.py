@@ -48,6 +48,8 @@ CHUNK = 1000
 AGREEMENT = {0.65: (0.93, 0.06), 0.5: (0.75, 0.20)}
 """Share of MACs to the least agreement with the dense model, and the least gain over class attention."""
 KEPT = 0.85
+RELATIVE = (0.5, 0.8, 1.0)
+"""How relative thresholds are tried to be."""
 PER_INPUT = "gate, tokens by the image"
 Run = Callable[[], tuple[NDArray[np.float64], int]]
 """Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
@@ -86,7 +88,8 @@ def main() -> None:
     for plan in plans:
         gate, seconds = gates[plan.label]
         found = {name: _Answers(*run()) for name, run in _ways(dense, plan, gate, images).items()}
-        counted = measure(GatedViT(dense.module, plan, gate).eval(), plan, images, thresholds[plan.label])
+        chosen, relative = thresholds[plan.label]
+        counted = measure(GatedViT(dense.module, plan, gate).eval(), plan, images, chosen, relative)
         found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
         rows += [
             {"plan": plan.label, "macs": plan.macs_fraction, "way": name} | one.row() for name, one in found.items()
@@ -121,12 +124,18 @@ def _fine_tune(
     return out
 
 
-def _thresholds(dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages) -> dict[int, float]:
-    """Return thresholds that leave as many MACs, on average over the images, as the plan's own counts and its gate."""
-    model = GatedViT(dense.module, plan, gate).eval()
-    found = thresholds_for_macs(model, plan, images, plan.macs + macs_of_gate(gate, plan))
-    print(f"{plan.label} per input, training images: KL {found.loss_nats:.4f}", flush=True)
-    return found.thresholds
+def _thresholds(
+    dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages
+) -> tuple[dict[int, float], float]:
+    """Return thresholds, and how relative, that leave as many MACs on average as the plan and lose least doing so."""
+    model, macs = GatedViT(dense.module, plan, gate).eval(), plan.macs + macs_of_gate(gate, plan)
+    tried = [thresholds_for_macs(model, plan, images, macs, relative) for relative in RELATIVE]
+    for one in tried:
+        print(
+            f"{plan.label} by the image, relative {one.relative}: KL {one.loss_nats:.4f} on training images", flush=True
+        )
+    best = min(tried, key=lambda one: one.loss_nats)
+    return best.thresholds, best.relative
 
 
 def _train(

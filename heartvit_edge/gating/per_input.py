@@ -1,10 +1,14 @@
 """Tokens by the image: a learned gate's scores are nats, so each image keeps as few as a loss allows.
 
 At a site the gate foresees what losing each token costs. The tokens foreseen to cost least go, as many as together cost
-no more than the site's threshold; what the plan's counts were plays no part. The forward is one of masks: every token
-stays and those gone lose their weight as a key, which is exactly dropping them for whatever reads prefix tokens or the
-gates' weighted mean. It says what a runtime with a graph for each count would answer, and counts the
-multiply-accumulates that such a runtime would spend; it saves none itself.
+no more than the site's threshold; what the plan's counts were plays no part. A threshold is one of nats, or of a share
+of what all the image's tokens cost there, or of what lies between: nats are divided by that sum to the power
+``relative``, from 0 to 1. Nats keep a loss; but where an image's tokens all cost next to nothing, dropping nearly all
+costs far more than their sum, and a share saves more at the same mean loss.
+
+The forward is one of masks: every token stays and those gone lose their weight as a key, which is exactly dropping them
+for whatever reads prefix tokens or the gates' weighted mean. It says what a runtime with a graph for each count would
+answer, and counts the multiply-accumulates that such a runtime would spend; it saves none itself.
 """
 
 from __future__ import annotations
@@ -57,7 +61,8 @@ class Measured:
     """What thresholds cost and save on images.
 
     Attributes:
-        thresholds: Site to the nats that tokens dropped there may cost, as foreseen.
+        thresholds: Site to what tokens dropped there may cost, as foreseen: nats to the power 1 - ``relative``.
+        relative: See the module.
         losses: KL(dense || this) of each image, in nats, shape (N,).
         agrees: Whether the first class is the dense model's, shape (N,).
         counts: Site to the patch tokens that each image keeps, shape (N,).
@@ -65,6 +70,7 @@ class Measured:
     """
 
     thresholds: dict[int, float]
+    relative: float
     losses: NDArray[np.float64]
     agrees: NDArray[np.bool_]
     counts: dict[int, NDArray[np.int64]]
@@ -86,7 +92,7 @@ class Measured:
 
 
 @torch.no_grad()
-def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, float]) -> PerInput:
+def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, float], relative: float = 0.0) -> PerInput:
     """Return what the model answers where each image keeps the fewest tokens within the thresholds, at least one.
 
     The gate reads at each site what it would read had the others been dropped before.
@@ -94,7 +100,8 @@ def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, flo
     Args:
         model: Its gate is a ``TokenGate`` that was distilled, so that a score is a logarithm of nats.
         images: Normalised, shape (B, 3, H, W).
-        thresholds: Each of the plan's sites to the nats that what is dropped there may cost, not negative.
+        thresholds: Each of the plan's sites to what the dropped may cost there, not negative.
+        relative: See the module; 0 for thresholds in nats, 1 for shares.
 
     Raises:
         ValueError: If the gate or the sites are others, or tokens are not dropped.
@@ -113,7 +120,7 @@ def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, flo
     for index, block in enumerate(model.backbone.blocks):
         if index in thresholds:
             nats = _foreseen(gate, index, tokens, weights, alive, prefix)
-            alive, dropped[index] = _within(nats, alive, thresholds[index])
+            alive, dropped[index] = _within(nats, alive, thresholds[index], relative)
             counts[index] = alive.sum(dim=1)
             gone = tokens.new_zeros(alive.shape).masked_fill(~alive, -math.inf)
             key_bias = functional.pad(gone, (prefix, 0))
@@ -136,18 +143,29 @@ def _foreseen(gate: TokenGate, site: int, tokens: Tensor, weights: Tensor, alive
     return nats
 
 
-def _within(nats: Tensor, alive: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+def _within(nats: Tensor, alive: Tensor, threshold: float, relative: float) -> tuple[Tensor, Tensor]:
     """Return which patches stay, shape (B, P), and the nats foreseen for those that go now, shape (B,)."""
-    ascending, order = nats.masked_fill(~alive, math.inf).sort(dim=1)
+    ascending, order = nats.masked_fill(~alive, math.inf).sort(dim=1)  # those gone have 0 nats
     spent = ascending.cumsum(dim=1)
-    goes = spent <= threshold
+    goes = spent <= threshold * _unit(nats, relative)
     last = alive.sum(dim=1, keepdim=True) - 1
     goes &= torch.arange(nats.shape[1], device=nats.device) < last  # the dearest stays
     lost = ascending.masked_fill(~goes, 0.0).sum(dim=1)
     return alive & ~torch.zeros_like(alive).scatter(1, order, goes), lost
 
 
-def measure(model: GatedViT, plan: PruningPlan, images: PlanImages, thresholds: Mapping[int, float]) -> Measured:
+def _unit(nats: Tensor, relative: float) -> Tensor:
+    """Return what a threshold of one allows each image, shape (B, 1), by the nats of its tokens, shape (B, P)."""
+    return nats.sum(dim=1, keepdim=True) ** relative
+
+
+def measure(
+    model: GatedViT,
+    plan: PruningPlan,
+    images: PlanImages,
+    thresholds: Mapping[int, float],
+    relative: float = 0.0,
+) -> Measured:
     """Return what thresholds cost and save on images.
 
     Args:
@@ -155,11 +173,12 @@ def measure(model: GatedViT, plan: PruningPlan, images: PlanImages, thresholds: 
         plan: What the model was made from.
         images: At least two, on the model's device.
         thresholds: As in ``masked_forward``.
+        relative: As there.
     """
     losses, agrees = [], []
     counts: dict[int, list[Tensor]] = {site: [] for site in thresholds}
     for batch, answers in zip(images.batches, images.logits, strict=True):
-        found = masked_forward(model, batch, thresholds)
+        found = masked_forward(model, batch, thresholds, relative)
         losses.append(kl_to_dense(answers, found.logits).double())
         agrees.append(found.logits.argmax(dim=1) == answers.argmax(dim=1))
         for site, kept in found.counts.items():
@@ -167,6 +186,7 @@ def measure(model: GatedViT, plan: PruningPlan, images: PlanImages, thresholds: 
     by_site = {site: torch.cat(kept).cpu().numpy() for site, kept in counts.items()}
     return Measured(
         dict(thresholds),
+        relative,
         torch.cat(losses).cpu().numpy(),
         torch.cat(agrees).cpu().numpy(),
         by_site,
@@ -195,14 +215,15 @@ def _macs(model: GatedViT, plan: PruningPlan, counts: Mapping[int, NDArray[np.in
 
 
 @torch.no_grad()
-def foreseen_by_plan(model: GatedViT, images: PlanImages) -> dict[int, float]:
-    """Return, by site, the mean nats foreseen for what the plan's own counts drop there.
+def foreseen_by_plan(model: GatedViT, images: PlanImages, relative: float = 0.0) -> dict[int, float]:
+    """Return, by site, the mean of what is foreseen for what the plan's own counts drop there.
 
     Thresholds in proportion to these spread a loss over the sites as the plan does.
 
     Args:
         model: As in ``masked_forward``.
         images: On the model's device.
+        relative: As in ``masked_forward``.
 
     Raises:
         ValueError: If the model's gate did not learn.
@@ -213,7 +234,8 @@ def foreseen_by_plan(model: GatedViT, images: PlanImages) -> dict[int, float]:
 
     def note(_gate: object, given: tuple[int, Tensor, Tensor], scores: Tensor) -> None:
         site, gone = given[0], scores.shape[1] - model.num_keep[given[0]]
-        seen[site].append(scores.topk(gone, dim=1, largest=False).values.exp().sum(dim=1))
+        lost = scores.topk(gone, dim=1, largest=False).values.exp().sum(dim=1)
+        seen[site].append(lost / _unit(scores.exp(), relative)[:, 0])
 
     hook = model.gate.register_forward_hook(note)
     try:
@@ -246,7 +268,7 @@ def calibrate_thresholds(
     """
     if epsilon <= 0:
         raise ValueError(f"epsilon must be above 0, found {epsilon}")
-    at = _scaled(model, plan, images, base)
+    at = _scaled(model, plan, images, foreseen_by_plan(model, images) if base is None else base, relative=0.0)
 
     def holds(found: Measured) -> bool:
         return found.loss_nats + found.loss_stderr_nats <= epsilon
@@ -262,21 +284,23 @@ def calibrate_thresholds(
 
 
 def thresholds_for_macs(
-    model: GatedViT, plan: PruningPlan, images: PlanImages, macs: float, base: Mapping[int, float] | None = None
+    model: GatedViT, plan: PruningPlan, images: PlanImages, macs: float, relative: float = 1.0
 ) -> Measured:
-    """Return the smallest multiple of thresholds that leaves no more MACs on average, and what was measured.
+    """Return the smallest thresholds that leave no more MACs on average, and what was measured.
+
+    They are in proportion to ``foreseen_by_plan``.
 
     Args:
         model: As in ``masked_forward``.
         plan: What the model was made from.
         images: Images that the gate did not learn from, at least two, on the model's device.
         macs: Most multiply-accumulates an image, mean over images, the gate's among them.
-        base: Each site's threshold at a scale of one, above 0; None: as ``foreseen_by_plan``.
+        relative: As in ``masked_forward``.
 
     Raises:
         InfeasibleError: If there are more with hardly a token left.
     """
-    at = _scaled(model, plan, images, base)
+    at = _scaled(model, plan, images, foreseen_by_plan(model, images, relative), relative)
 
     def holds(found: Measured) -> bool:
         return float(found.macs.mean()) <= macs
@@ -291,11 +315,15 @@ def thresholds_for_macs(
 
 
 def _scaled(
-    model: GatedViT, plan: PruningPlan, images: PlanImages, base: Mapping[int, float] | None
+    model: GatedViT, plan: PruningPlan, images: PlanImages, base: Mapping[int, float], relative: float
 ) -> Callable[[float], Measured]:
-    """Return what measures thresholds that were doubled so many times."""
-    unit = foreseen_by_plan(model, images) if base is None else base
-    return lambda octave: measure(model, plan, images, {site: nats * 2.0**octave for site, nats in unit.items()})
+    """Return what measures the base thresholds doubled so many times."""
+
+    def at(octave: float) -> Measured:
+        scaled = {site: threshold * 2.0**octave for site, threshold in base.items()}
+        return measure(model, plan, images, scaled, relative)
+
+    return at
 
 
 def _furthest(at: Callable[[float], Measured], holds: Callable[[Measured], bool], nearest: Measured) -> Measured:

@@ -178,7 +178,7 @@ def test_a_loss_that_the_heads_alone_exceed_is_infeasible_and_one_that_nothing_e
 def test_thresholds_for_macs_are_the_smallest_that_save_as_many():
     model, plan, given = made()
     wanted = measure(model, plan, given, foreseen_by_plan(model, given)).macs.mean()
-    found = thresholds_for_macs(model, plan, given, wanted)
+    found = thresholds_for_macs(model, plan, given, wanted, relative=0.0)
     assert found.macs.mean() <= wanted
     smaller = measure(model, plan, given, {site: nats / 1.03 for site, nats in found.thresholds.items()})
     assert smaller.macs.mean() > wanted or np.array_equal(smaller.macs, found.macs)
@@ -186,9 +186,26 @@ def test_thresholds_for_macs_are_the_smallest_that_save_as_many():
     assert found.thresholds[3] / found.thresholds[1] == pytest.approx(unit[3] / unit[1])
 
 
+def test_relative_thresholds_of_one_are_shares_of_each_images_own_nats():
+    model, _, given = made(patches_at={2: 7})
+    seen = []
+    hook = model.gate.register_forward_hook(lambda _gate, _given, scores: seen.append(scores.exp()))
+    found = [masked_forward(model, batch, {2: 0.3}, relative=1.0) for batch in given.batches]
+    hook.remove()
+    nats = torch.cat([one if one.dim() > 1 else one[None] for one in seen])
+    assert len(nats) == 6
+    for image, own in enumerate(nats):
+        spent = own.sort().values.cumsum(0) / own.sum()
+        counts = torch.cat([one.counts[2] for one in found])
+        assert counts[image] == 16 - int((spent <= 0.3).sum())
+    shares = foreseen_by_plan(model, given, relative=1.0)[2]
+    gone = nats.sort(dim=1).values[:, :9].sum(dim=1) / nats.sum(dim=1)
+    assert shares == pytest.approx(float(gone.mean()))
+
+
 def test_more_macs_than_there_are_drop_nothing_and_fewer_than_one_token_takes_are_infeasible():
     model, plan, given = made()
-    assert thresholds_for_macs(model, plan, given, 1e12).counts[1].tolist() == [16] * 6
+    assert thresholds_for_macs(model, plan, given, 1e12, relative=0.0).counts[1].tolist() == [16] * 6
     with pytest.raises(InfeasibleError, match=r"with hardly a token left, expected at most 10$"):
         thresholds_for_macs(model, plan, given, 10.0)
 
