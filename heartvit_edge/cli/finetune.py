@@ -33,7 +33,7 @@ def finetune(
     batch_size: wanted.TrainBatch = 64,
     accumulate: wanted.Accumulate = 1,
     optimizer: wanted.OptimizerName = "adamw",
-    lr: wanted.Rate = 5e-5,
+    lr: wanted.Rate = 5e-6,
     gate_lr: wanted.GateRate = 1e-3,
     min_lr: wanted.MinRate = 1e-6,
     weight_decay: wanted.WeightDecay = 0.0,

@@ -60,7 +60,7 @@ class FinetuneRecipe(Spec):
     accumulate: PositiveInt = 1
     num_processes: PositiveInt = 1
     optimizer: str = "adamw"
-    learning_rate: PositiveFloat = 5e-5
+    learning_rate: PositiveFloat = 5e-6
     gate_learning_rate: PositiveFloat = 1e-3
     min_learning_rate: NonNegativeFloat = 1e-6
     weight_decay: NonNegativeFloat = 0.0

@@ -196,7 +196,7 @@ def test_a_run_of_other_settings_is_refused_and_replaced_by_force(finetune, tmp_
     before = (tmp_path / "run" / FINETUNE).read_text()
     result = finetune("plan.json", "--lr", "0.5")
     assert (result.exit_code, result.stdout) == (2, "")
-    assert "holds a fine-tune with learning_rate 5e-05 where 0.5 is asked for" in result.stderr
+    assert "holds a fine-tune with learning_rate 5e-06 where 0.5 is asked for" in result.stderr
     assert (tmp_path / "run" / FINETUNE).read_text() == before
     assert finetune("plan.json", "--lr", "0.5", "--force").exit_code == 0
     assert FinetuneRun.read(tmp_path / "run" / FINETUNE).recipe.learning_rate == 0.5
