@@ -31,8 +31,9 @@ from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.per_input import Measured, measure, thresholds_for_macs
+from heartvit_edge.gating.per_input import Measured, measure
 from heartvit_edge.gating.random_gate import RandomGate
+from heartvit_edge.gating.thresholds import thresholds_for_macs
 from heartvit_edge.gating.token_gate import TokenGate, make_token_gate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.sensitivity.loss import kl_to_dense

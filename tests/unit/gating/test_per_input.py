@@ -14,13 +14,8 @@ from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.errors import InfeasibleError
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.per_input import (
-    calibrate_thresholds,
-    foreseen_by_plan,
-    masked_forward,
-    measure,
-    thresholds_for_macs,
-)
+from heartvit_edge.gating.per_input import foreseen_by_plan, masked_forward, measure
+from heartvit_edge.gating.thresholds import calibrate_thresholds, thresholds_for_macs
 from heartvit_edge.gating.token_gate import gate_macs, make_token_gate
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.sensitivity.loss import kl_to_dense
