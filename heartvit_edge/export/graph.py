@@ -1,64 +1,147 @@
-"""Writing a gated model as an ONNX graph."""
+"""Writing models as ONNX graphs."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
 import torch
+from torch import Tensor, nn
 from torch.jit import TracerWarning  # type: ignore[attr-defined]  # exported in fact, not in the stub
 
+from heartvit_edge.export.any_count import AnyCountViT
+from heartvit_edge.export.attach import attach_weights, fold_constants, name_batch_by_zero
+from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.spec.model import ModelShape
-from heartvit_edge.spec.pack import TensorInfo
+from heartvit_edge.spec.pack import TensorInfo, num_keep_name
 
 OPSET = 17
 """The highest that TensorRT 8.5 and later all read."""
 
-
-def graph_inputs(shape: ModelShape) -> tuple[TensorInfo, ...]:
-    """Return the graph's inputs: the image batch, normalised."""
-    return (TensorInfo(name="images", dtype="float32", shape=(None, shape.in_chans, shape.img_size, shape.img_size)),)
+Step = Callable[[onnx.ModelProto], onnx.ModelProto]
+"""Something that is done to a graph with its weights before it is stored."""
 
 
-def graph_outputs(shape: ModelShape, num_listed: dict[int, int]) -> tuple[TensorInfo, ...]:
+@dataclass(frozen=True)
+class Traceable:
+    """What a graph is traced from.
+
+    Attributes:
+        module: In evaluation mode, on the CPU.
+        example: Its arguments, a batch of two.
+        inputs: Names, types and sizes of the arguments; None where any size is taken.
+        outputs: The same of its results.
+    """
+
+    module: nn.Module
+    example: tuple[Tensor, ...]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+
+
+def graph_inputs(shape: ModelShape, sites: Iterable[int] = ()) -> tuple[TensorInfo, ...]:
+    """Return the graph's inputs: the image batch, normalised, then the counts of the sites that take one."""
+    size = (None, shape.in_chans, shape.img_size, shape.img_size)
+    counts = (TensorInfo(name=num_keep_name(site), dtype="int64", shape=()) for site in sites)
+    return (TensorInfo(name="images", dtype="float32", shape=size), *counts)
+
+
+def graph_outputs(shape: ModelShape, num_listed: Mapping[int, int | None]) -> tuple[TensorInfo, ...]:
     """Return the graph's outputs: logits, then the kept patches of each site (block index to patches listed)."""
     kept = (TensorInfo(name=f"kept_{site}", dtype="int32", shape=(None, count)) for site, count in num_listed.items())
     return (TensorInfo(name="logits", dtype="float32", shape=(None, shape.num_classes)), *kept)
 
 
-def write_graph(model: GatedViT, shape: ModelShape, path: Path) -> None:
-    """Store the model as ONNX with a dynamic batch, and check the graph.
+def whole_model(model: GatedViT | AnyCountViT, shape: ModelShape) -> Traceable:
+    """Return what the graph of a whole model is traced from; its batch is dynamic.
 
-    The TorchScript-based exporter is asked for by name: the graphs that TensorRT 8.6 and 10.3 read are those of opset
-    17, which the newer exporter does not write.
+    Args:
+        model: A plan's model, whose counts are constants, or one that is told them.
+        shape: The dense model's dimensions.
+    """
+    images = torch.zeros(2, shape.in_chans, shape.img_size, shape.img_size)
+    if isinstance(model, GatedViT):
+        return Traceable(model, (images,), graph_inputs(shape), graph_outputs(shape, model.num_listed))
+    num_keep = model.model.num_keep
+    counts = (torch.tensor(count) for count in num_keep.values())
+    outputs = graph_outputs(shape, dict.fromkeys(num_keep))
+    return Traceable(model, (images, *counts), graph_inputs(shape, num_keep), outputs)
+
+
+def write_graph(
+    model: GatedViT | AnyCountViT,
+    shape: ModelShape,
+    path: Path,
+    *,
+    weights: WeightFile | None = None,
+    steps: Sequence[Step] = (),
+) -> None:
+    """Store a whole model as ONNX with a dynamic batch; see ``store_graph``.
 
     Args:
         model: In evaluation mode, on the CPU.
         shape: The dense model's dimensions.
         path: File to write.
+        weights: Where the weights go, beside the graph; None: into the graph.
+        steps: What is done to the graph before it is stored, in order.
     """
-    inputs, outputs = graph_inputs(shape), graph_outputs(shape, model.num_listed)
-    example = torch.zeros(2, shape.in_chans, shape.img_size, shape.img_size)
+    store_graph(whole_model(model, shape), path, weights=weights, steps=steps)
+
+
+def store_graph(
+    source: Traceable, path: Path, *, weights: WeightFile | None = None, steps: Sequence[Step] = ()
+) -> None:
+    """Store a module as ONNX and check the graph.
+
+    The TorchScript-based exporter is asked for by name: the graphs that TensorRT 8.6 and 10.3 read are those of opset
+    17, which the newer exporter does not write. It traces the graph without weights; those are attached one by one.
+
+    Args:
+        source: What is traced.
+        path: File to write.
+        weights: Where the weights go, beside the graph; None: into the graph.
+        steps: What is done to the graph before it is stored, in order; it has its weights then.
+    """
+    inputs, outputs = source.inputs, source.outputs
     names = [info.name for info in (*inputs, *outputs)]
+    open_axes = {
+        info.name: {axis: "batch" if axis == 0 else f"{info.name}_{axis}" for axis, size in sizes if size is None}
+        for info in (*inputs, *outputs)
+        if (sizes := list(enumerate(info.shape)))
+    }
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=TracerWarning)  # shapes are constants here on purpose
         warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter on its own parts, as versions go
         torch.onnx.export(
-            model.eval(),
-            (example,),
+            source.module.eval(),
+            source.example,
             str(path),
             dynamo=False,
             opset_version=OPSET,
             input_names=names[: len(inputs)],
             output_names=names[len(inputs) :],
-            dynamic_axes={name: {0: "batch"} for name in names},
+            dynamic_axes=open_axes,
+            export_params=False,
+            do_constant_folding=False,
         )
-    graph = onnx.load(path)
-    _state_shapes(graph, (*inputs, *outputs))
-    onnx.checker.check_model(graph, full_check=True)
-    onnx.save(graph, path)
+    model = onnx.load(path)
+    named = (source.module.named_parameters, source.module.named_buffers)
+    tensors = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
+    at_once = weights is not None and not steps
+    attach_weights(model.graph, tensors, weights.take if weights is not None and at_once else lambda _: None)
+    fold_constants(model.graph, OPSET)
+    name_batch_by_zero(model.graph)
+    _state_shapes(model, (*inputs, *outputs))
+    for step in steps:
+        model = step(model)
+    if weights is not None and not at_once:
+        weights.take_all(model)
+    onnx.save(model, path)
+    onnx.checker.check_model(str(path), full_check=True)
 
 
 def _state_shapes(graph: onnx.ModelProto, declared: tuple[TensorInfo, ...]) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heartvit_edge.gating.gate import AttentionGate, GateName
-from heartvit_edge.gating.reduce import REDUCTIONS, check_reduction, num_listed
+from heartvit_edge.gating.reduce import REDUCTIONS, Count, check_reduction, num_listed
 from heartvit_edge.model.forward import classify, embed, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
 from heartvit_edge.spec.pack import Reduction
@@ -86,7 +86,9 @@ class GatedViT(nn.Module):
         tokens, kept_at_sites, sizes = self.run_blocks(images)
         return (classify(self.backbone, tokens, sizes), *kept_at_sites)
 
-    def run_blocks(self, images: Tensor, run: BlockRunner = run_block) -> tuple[Tensor, list[Tensor], Tensor | None]:
+    def run_blocks(
+        self, images: Tensor, run: BlockRunner = run_block, num_keep: Mapping[int, Count] | None = None
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Return the last block's tokens (B, N, C), for each site the kept patches as ``forward`` does, and sizes.
 
         The sizes, shape (B or 1, N - num_prefix), are the patches that each patch token stands for; None for one each.
@@ -94,7 +96,9 @@ class GatedViT(nn.Module):
         Args:
             images: Normalised, shape (B, 3, H, W).
             run: What runs a block; training gives one that keeps no activations.
+            num_keep: Other counts at the plan's sites than the plan's.
         """
+        counts = self.num_keep if num_keep is None else num_keep
         prefix = self.backbone.num_prefix_tokens
         tokens = embed(self.backbone, images)
         weights: Tensor | None = None
@@ -105,7 +109,7 @@ class GatedViT(nn.Module):
         for index, block in enumerate(self.backbone.blocks):
             if index in self.num_keep:
                 scores = None if self.gate is None else self.gate(index, tokens, weights)
-                reduced = REDUCTIONS[self.reduction](tokens, scores, sizes, self.num_keep[index], prefix)
+                reduced = REDUCTIONS[self.reduction](tokens, scores, sizes, counts[index], prefix)
                 tokens, sizes = reduced.tokens, reduced.sizes
                 if self.reduction == "merge" and self.proportional and sizes is not None:
                     key_bias = torch.cat([tokens[:, :prefix, 0] * 0, sizes.log()], dim=1)  # (B, N)

@@ -1,13 +1,15 @@
 """What becomes of patch tokens that do not go on by themselves: dropped, fused into one, or merged into their likest.
 
-Every reduction leaves ``num_keep`` tokens, so a plan costs the same MACs under each. They are written with constant
-counts, without scatter or boolean indexing, so that a traced graph has static shapes.
+Every reduction leaves ``num_keep`` tokens, so a plan costs the same MACs under each. They are written without scatter
+or boolean indexing. Where the count is an int a traced graph has static shapes; where it is a tensor (0-d, int64) that
+is an input of the graph, all sizes in it follow from the counts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias, cast
 
 import torch
 from torch import Tensor
@@ -16,6 +18,9 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.model.forward import keep_tokens
 from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
+
+Count: TypeAlias = "int | Tensor"
+"""A number of tokens; a tensor where a traced graph takes it as an input."""
 
 SMALLEST_NORM = 1e-12
 """A token shorter than this has no direction, and is like no other."""
@@ -38,14 +43,14 @@ class Reduced:
     sizes: Tensor | None
 
 
-def drop(tokens: Tensor, scores: Tensor | None, _sizes: Tensor | None, num_keep: int, num_prefix: int) -> Reduced:
+def drop(tokens: Tensor, scores: Tensor | None, _sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
     """Return the best-scored patch tokens alone; the others are gone."""
     assert scores is not None
-    kept = _ascending(scores.topk(num_keep, dim=1).indices)
+    kept = _ascending(_top(scores, num_keep).indices, num_keep)
     return Reduced(keep_tokens(tokens, kept, num_prefix), kept, None)
 
 
-def fuse(tokens: Tensor, scores: Tensor | None, sizes: Tensor | None, num_keep: int, num_prefix: int) -> Reduced:
+def fuse(tokens: Tensor, scores: Tensor | None, sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
     """Return the ``num_keep`` - 1 best-scored patch tokens, and behind them one mean token of all the others.
 
     The mean is weighted by the softmax of the scores, which may have any sign. The fused token of an earlier site is
@@ -56,25 +61,27 @@ def fuse(tokens: Tensor, scores: Tensor | None, sizes: Tensor | None, num_keep: 
     """
     assert scores is not None
     patches = tokens[:, num_prefix:]
-    named = int(patches.shape[1]) - (sizes is not None)
-    best = scores[:, :named].topk(named, dim=1)
-    kept, rest = _ascending(best.indices[:, : num_keep - 1]), best.indices[:, num_keep - 1 :]
-    weights = best.values[:, num_keep - 1 :].softmax(dim=1)
+    named = _length(patches, num_keep) - int(sizes is not None)
+    alone = num_keep - 1
+    best = _top(scores[:, :named], named)
+    kept, rest = _ascending(best.indices[:, :alone], alone), best.indices[:, alone:]
+    weights = best.values[:, alone:].softmax(dim=1)
     fused = (_pick(patches, rest) * weights.unsqueeze(-1)).sum(dim=1, keepdim=True)  # (B, 1, C)
-    size = tokens.new_full((1, 1), named - num_keep + 1)
+    ones = tokens.new_ones(1, named) if isinstance(named, int) else best.values[:1] * 0 + 1
+    size = ones[:, alone:].sum(dim=1, keepdim=True)
     if sizes is not None:
         earlier = sizes[:, -1:]
         fused = fused + (patches[:, -1:] - fused) * (earlier / (earlier + size)).unsqueeze(-1)
         size = size + earlier
-    grown = torch.cat([tokens.new_ones(1, num_keep - 1), size], dim=1)
+    grown = torch.cat([ones[:, :alone].expand(size.shape[0], -1), size], dim=1)
     return Reduced(torch.cat([keep_tokens(tokens, kept, num_prefix), fused], dim=1), kept, grown)
 
 
-def merge(tokens: Tensor, _scores: Tensor | None, sizes: Tensor | None, num_keep: int, num_prefix: int) -> Reduced:
+def merge(tokens: Tensor, _scores: Tensor | None, sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
     """Return ``num_keep`` patch tokens, the others merged into the likest of them by bipartite soft matching.
 
     No gate decides: likeness is the cosine between tokens. A round merges at most half of them; there are as many as it
-    takes. Each token is the mean of the patches that it stands for.
+    takes, but one alone where the count is a tensor. Each token is the mean of the patches that it stands for.
 
     Source:
         Bolya et al. (2023), "Token Merging: Your ViT But Faster" (ToMe), section 3, which compares keys and merges a
@@ -83,34 +90,36 @@ def merge(tokens: Tensor, _scores: Tensor | None, sizes: Tensor | None, num_keep
     patches = tokens[:, num_prefix:]
     if sizes is None:
         sizes = patches[:, :, 0] * 0 + 1  # ones, whose shape a traced graph knows
-    kept: Tensor | None = None
-    count = int(patches.shape[1])
-    while count > num_keep:
-        num_merged = min(count - num_keep, count // 2)
-        patches, sizes, positions = _merge_round(patches, sizes, num_merged)
-        kept = positions if kept is None else kept.gather(1, positions)
-        count -= num_merged
-    assert kept is not None
+    if isinstance(num_keep, Tensor):
+        patches, sizes, kept = _merge_round(patches, sizes, num_keep)
+        return Reduced(torch.cat([tokens[:, :num_prefix], patches], dim=1), kept, sizes)
+    patches, sizes, kept = _merge_round(patches, sizes, max(num_keep, -(-int(patches.shape[1]) // 2)))
+    while int(patches.shape[1]) > num_keep:
+        left = max(num_keep, -(-int(patches.shape[1]) // 2))
+        patches, sizes, positions = _merge_round(patches, sizes, left)
+        kept = kept.gather(1, positions)
     return Reduced(torch.cat([tokens[:, :num_prefix], patches], dim=1), kept, sizes)
 
 
-def _merge_round(tokens: Tensor, sizes: Tensor, num_merged: int) -> tuple[Tensor, Tensor, Tensor]:
+def _merge_round(tokens: Tensor, sizes: Tensor, num_left: Count) -> tuple[Tensor, Tensor, Tensor]:
     """Merge the tokens at even positions that are likest to one at an odd position into that one.
 
     Args:
         tokens: Shape (B, P, C).
         sizes: Patches that each stands for, shape (B, P).
-        num_merged: Tokens to merge, 1 .. P // 2.
+        num_left: Tokens to leave, at least half of P and at most P.
 
     Returns:
-        Tokens (B, P - num_merged, C), their sizes, and the positions of those left, int64, ascending.
+        Tokens (B, num_left, C), their sizes, and the positions of those left, int64, ascending.
     """
-    count = int(tokens.shape[1])
-    evens, odds = (torch.arange(first, count, 2, device=tokens.device) for first in (0, 1))
-    sources, targets = tokens.index_select(1, evens), tokens.index_select(1, odds)
-    source_sizes, target_sizes = sizes.index_select(1, evens), sizes.index_select(1, odds)
+    count = _length(tokens, num_left)
+    num_merged = count - num_left
+    sources, targets = tokens[:, 0::2], tokens[:, 1::2]
+    source_sizes, target_sizes = sizes[:, 0::2], sizes[:, 1::2]
+    num_sources = _length(sources, num_left)
+    odds = torch.arange(1, cast("int", count), 2, device=tokens.device)
     likest = (_directions(sources) @ _directions(targets).transpose(1, 2)).topk(1, dim=2)  # of each source: (B, S, 1)
-    order = likest.values[:, :, 0].topk(len(evens), dim=1).indices
+    order = _top(likest.values[:, :, 0], num_sources).indices
     merged, alone = order[:, :num_merged], order[:, num_merged:]
     joins = likest.indices[:, :, 0].gather(1, merged).unsqueeze(1) == (odds // 2).unsqueeze(-1)  # (B, D, num_merged)
     mass = joins.to(tokens.dtype) * source_sizes.gather(1, merged).unsqueeze(1)
@@ -118,11 +127,11 @@ def _merge_round(tokens: Tensor, sizes: Tensor, num_merged: int) -> tuple[Tensor
     # Shares of at most one, not sums over patches, which leave the range of FP16.
     joined = targets * (target_sizes / grown).unsqueeze(-1) + (mass / grown.unsqueeze(-1)) @ _pick(sources, merged)
     positions = order[:, :1] * 0 + odds  # (B, D)
-    if num_merged < len(evens):
+    if isinstance(num_left, Tensor) or num_merged < num_sources:
         positions = torch.cat([2 * alone, positions], dim=1)
         joined = torch.cat([_pick(sources, alone), joined], dim=1)
         grown = torch.cat([source_sizes.gather(1, alone), grown], dim=1)
-    ascending = positions.topk(count - num_merged, dim=1, largest=False)
+    ascending = _top(positions, num_left, largest=False)
     return _pick(joined, ascending.indices), grown.gather(1, ascending.indices), ascending.values
 
 
@@ -130,7 +139,7 @@ def _directions(tokens: Tensor) -> Tensor:
     return tokens / tokens.norm(dim=-1, keepdim=True).clamp(min=SMALLEST_NORM)
 
 
-REDUCTIONS: dict[Reduction, Callable[[Tensor, Tensor | None, Tensor | None, int, int], Reduced]] = {
+REDUCTIONS: dict[Reduction, Callable[[Tensor, Tensor | None, Tensor | None, Count, int], Reduced]] = {
     "drop": drop,
     "fuse": fuse,
     "merge": merge,
@@ -161,9 +170,19 @@ def check_reduction(reduction: Reduction, plan: PruningPlan) -> None:
             )
 
 
-def _ascending(positions: Tensor) -> Tensor:
+def _top(values: Tensor, count: Count, *, largest: bool = True) -> torch.return_types.topk:
+    """Return the best of each row (B, P), best first; the count of a traced graph may be a tensor."""
+    return values.topk(cast("int", count), dim=1, largest=largest)
+
+
+def _ascending(positions: Tensor, count: Count) -> Tensor:
     """Return positions (B, K) in ascending order; a traced sort has no constant length."""
-    return positions.topk(int(positions.shape[1]), dim=1, largest=False).values
+    return _top(positions, count, largest=False).values
+
+
+def _length(tokens: Tensor, count: Count) -> Count:
+    """Return the tokens of (B, P, C): a constant of a traced graph where the count is one."""
+    return tokens.shape[1] if isinstance(count, Tensor) else int(tokens.shape[1])
 
 
 def _pick(tokens: Tensor, positions: Tensor) -> Tensor:

@@ -24,7 +24,10 @@ class TokenGate(nn.Module):
 
     Attributes:
         networks: Site, as text, to its network.
+        open_length: Whether a traced graph takes any number of tokens; else the number traced is a constant of it.
     """
+
+    open_length: bool = False
 
     def __init__(self, shape: ModelShape, heads_before: Mapping[int, int], hidden: int = HIDDEN) -> None:
         """Draw the weights anew.
@@ -57,7 +60,7 @@ class TokenGate(nn.Module):
             tokens: What enters it, shape (B, N, C).
             weights: Attention weights of the block before, shape (B, heads, N, N).
         """
-        features = attention_features(weights, self.num_prefix)
+        features = attention_features(weights, self.num_prefix, open_length=self.open_length)
         scores: Tensor = self.network(site)(tokens, features, num_prefix=self.num_prefix)
         return scores
 
@@ -88,7 +91,7 @@ class SiteNetwork(nn.Module):
         return scores
 
 
-def attention_features(weights: Tensor, num_prefix: int) -> Tensor:
+def attention_features(weights: Tensor, num_prefix: int, *, open_length: bool = False) -> Tensor:
     """Return logarithms of attention, each patch's share times the number of tokens, shape (B, P, F).
 
     By head: what the patch receives, mean over queries, and where there is a class token what it receives from that and
@@ -97,11 +100,12 @@ def attention_features(weights: Tensor, num_prefix: int) -> Tensor:
     Args:
         weights: Attention weights, shape (B, heads, num_prefix + P, num_prefix + P).
         num_prefix: Leading tokens, the class token first, or none.
+        open_length: As in ``TokenGate``.
     """
     found = [weights[:, :, :, num_prefix:].mean(dim=2)]
     if num_prefix:
         found += [weights[:, :, 0, num_prefix:], weights[:, :, num_prefix:, 0]]
-    length = int(weights.shape[-1])
+    length = weights.shape[-1] if open_length else int(weights.shape[-1])
     return (torch.cat(found, dim=1).clamp_min(SMALLEST) * length).log().transpose(1, 2)
 
 

@@ -52,7 +52,12 @@ def embed(model: VisionTransformer, images: Tensor) -> Tensor:
 
 
 def attend(
-    attn: Attention, tokens: Tensor, key_bias: Tensor | None = None, head_gate: Tensor | None = None
+    attn: Attention,
+    tokens: Tensor,
+    key_bias: Tensor | None = None,
+    head_gate: Tensor | None = None,
+    *,
+    open_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Return the attention's output (B, N, C) and its weights (B, heads, N, N), by explicit matrix products.
 
@@ -63,10 +68,12 @@ def attend(
         tokens: Normalised input, shape (B, N, C).
         key_bias: Added to every query's logits, shape (B or 1, N).
         head_gate: Multiplies each head's output, shape (B or 1, heads).
+        open_length: Whether a traced graph takes any number of tokens; else its one unknown is the batch.
     """
-    length = int(tokens.shape[1])  # so that a traced graph has a constant here, and its one unknown is the batch
-    qkv = attn.qkv(tokens).reshape(-1, length, 3, attn.num_heads, attn.head_dim).permute(2, 0, 3, 1, 4)
-    query, key, value = qkv.unbind(0)  # each (B, heads, N, head_dim)
+    qkv = attn.qkv(tokens)
+    length = -1 if open_length else int(tokens.shape[1])  # -1 for the batch then, the one unknown of a traced graph
+    qkv = qkv.reshape(qkv.shape[0] if open_length else -1, length, 3, attn.num_heads, attn.head_dim)
+    query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
     query, key = attn.q_norm(query) * attn.scale, attn.k_norm(key)
     logits = query @ key.transpose(-2, -1)
     if key_bias is not None:
@@ -75,7 +82,9 @@ def attend(
     heads = weights @ value  # (B, heads, N, head_dim)
     if head_gate is not None:
         heads = heads * head_gate[:, :, None, None]
-    return attn.proj(heads.transpose(1, 2).reshape(-1, length, attn.num_heads * attn.head_dim)), weights
+    heads = heads.transpose(1, 2)
+    joined = heads.reshape(heads.shape[0] if open_length else -1, length, attn.num_heads * attn.head_dim)
+    return attn.proj(joined), weights
 
 
 def feed_forward(mlp: Mlp | GluMlp, tokens: Tensor, unit_gate: Tensor | None = None) -> Tensor:
@@ -104,9 +113,11 @@ def run_block(
     key_bias: Tensor | None = None,
     head_gate: Tensor | None = None,
     unit_gate: Tensor | None = None,
+    *,
+    open_length: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Return a block's output (B, N, C) and its attention weights (B, heads, N, N); gates as in their functions."""
-    attended, weights = attend(block.attn, block.norm1(tokens), key_bias, head_gate)
+    """Return a block's output (B, N, C) and its attention weights (B, heads, N, N); the rest as in ``attend``."""
+    attended, weights = attend(block.attn, block.norm1(tokens), key_bias, head_gate, open_length=open_length)
     tokens = tokens + block.ls1(attended)
     return tokens + block.ls2(feed_forward(block.mlp, block.norm2(tokens), unit_gate)), weights
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.errors import InputError
@@ -17,6 +17,7 @@ from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 MANIFEST = "manifest.json"
+WEIGHTS = "weights.bin"
 AGAIN = "export the pack again"
 
 Reduction = Literal["drop", "fuse", "merge"]
@@ -25,6 +26,16 @@ Reduction = Literal["drop", "fuse", "merge"]
 Role = Literal["dense", "pruned", "baseline", "finetuned", "control"]
 """What an entry is for: the dense model; a budget's plan; that plan carried out in another way, to compare with; that
 plan after fine-tuning; or the dense model after as much training, without which that gain says nothing."""
+
+
+Form = Literal["static", "adaptive-shape", "adaptive-input"]
+"""How a graph carries out its plan: with token counts that are constants; with counts that are inputs, so that plans
+share a graph; or with a count that each image is found to need, by a stem and a tail for each of a few counts."""
+
+
+def num_keep_name(site: int) -> str:
+    """Return the name of the input that says how many patch tokens go on from a site."""
+    return f"num_keep_{site}"
 
 
 class TensorInfo(Spec):
@@ -78,12 +89,17 @@ class PackEntry(Spec):
             pruned entry has not.
         onnx: File name of the graph, relative to the pack.
         onnx_sha256: Its hash.
-        inputs: The graph's inputs; the first is the image batch (B, 3, H, W).
+        inputs: The graph's inputs: the image batch (B, 3, H, W), then under ``adaptive-shape`` ``num_keep_<block>``, a
+            number, for each site.
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
             the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending. A
             fused token is none of them; a merged one has the number of the patch that others joined.
         opset: ONNX opset version.
         parity: Comparison with PyTorch before the pack was written.
+        form: How the graph carries out the plan.
+        num_keep: Under ``adaptive-shape``, site to the patch tokens that go on from there, which the runner feeds;
+            entries whose plans differ in these alone have the same graph.
+        num_keep_range: Site to the fewest and the most that the graph was compared with PyTorch at.
     """
 
     name: str
@@ -101,6 +117,9 @@ class PackEntry(Spec):
     outputs: tuple[TensorInfo, ...]
     opset: PositiveInt
     parity: Parity
+    form: Form = "static"
+    num_keep: dict[int, PositiveInt] = Field(default_factory=dict)
+    num_keep_range: dict[int, tuple[PositiveInt, PositiveInt]] = Field(default_factory=dict)
 
     @model_validator(mode="before")
     @classmethod
@@ -123,6 +142,21 @@ class PackEntry(Spec):
             raise ValueError(
                 f"{self.name} has gate {self.gate} with weights {self.gate_weights}, SHA-256 "
                 f"{self.gate_weights_sha256} and {self.gate_macs} MACs, expected all of them for {LEARNED} and no other"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _counts_fit_the_form(self) -> Self:
+        asked = {info.name for info in self.inputs[1:]}
+        known = {num_keep_name(site) for site in self.num_keep}
+        if (
+            asked != known
+            or bool(known) != (self.form == "adaptive-shape")
+            or self.num_keep.keys() != (self.num_keep_range.keys())
+        ):
+            raise ValueError(
+                f"{self.name} is {self.form} with inputs {sorted(asked)}, counts {self.num_keep} proven within "
+                f"{self.num_keep_range}"
             )
         return self
 
@@ -150,6 +184,9 @@ class BudgetPack(Artefact):
         entries: The dense model first, then one entry a budget, largest first; each is followed by those that compare
             with it.
         tool_version: heartvit-edge's own version.
+        weights: File of the weights that graphs name as their external data, beside them; None where graphs hold their
+            own.
+        weights_sha256: Its hash.
     """
 
     schema_name: ClassVar[str] = "budget-pack"
@@ -162,6 +199,8 @@ class BudgetPack(Artefact):
     sensitivity: SensitivityMap | None = None
     entries: tuple[PackEntry, ...]
     tool_version: str
+    weights: str | None = None
+    weights_sha256: str | None = None
 
     @model_validator(mode="after")
     def _scores_are_of_this_model(self) -> Self:
@@ -204,11 +243,18 @@ class BudgetPack(Artefact):
                 hint="make one with: heartvit-edge export MODEL --data DATA --budget 0.7 --out PACK",
             )
         pack = cls.read(folder / MANIFEST)
-        for entry in pack.entries:
-            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint=AGAIN)
-            if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
-                check_sha256(folder / entry.gate_weights, entry.gate_weights_sha256, hint=AGAIN)
+        for name, sha256 in dict.fromkeys(pair for entry in pack.entries for pair in pack.files(entry)):
+            check_sha256(folder / name, sha256, hint=AGAIN)
         return pack
+
+    def files(self, entry: PackEntry) -> tuple[tuple[str, str], ...]:
+        """Return name and SHA-256 of each file that an entry needs."""
+        pairs = (
+            (entry.onnx, entry.onnx_sha256),
+            (entry.gate_weights, entry.gate_weights_sha256),
+            (self.weights, self.weights_sha256),
+        )
+        return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)
 
     def entry(self, name: str) -> PackEntry:
         """Return the entry of that name.
