@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from heartvit_edge.cli import form_options, plan_options
 from heartvit_edge.cli import host_options as options
-from heartvit_edge.cli import plan_options
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
 from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
@@ -19,9 +19,6 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import MANIFEST
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from heartvit_edge.allocation.accept import PlanningImages
     from heartvit_edge.export.entries import Baseline
     from heartvit_edge.gating.gate import GateName
@@ -108,6 +105,9 @@ def export(
             "random or by class attention, or merged; repeat for more.",
         ),
     ] = None,
+    form: form_options.FormOption = form_options.FormName.static,
+    external_data: form_options.ExternalData = False,
+    parity_batch_sizes: form_options.ParityBatchSizes = "1,2,8",
     finetuned: Annotated[
         list[Path] | None,
         typer.Option(
@@ -130,12 +130,18 @@ def export(
     beside the pack and used again where model, images and settings are the same.
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
+
+    Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack --form
+    adaptive-shape --sites 3,6,9 --symmetric --no-heads
     """
+    import numpy as np
+
     from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.entries import check_baselines, planned_entries
     from heartvit_edge.export.finetuned import read_runs, with_finetuned
     from heartvit_edge.export.pack import check_out, write_pack
+    from heartvit_edge.export.parity import parity_batches
     from heartvit_edge.gating.gate import check_gate, default_gate
 
     if plan_images == 1:
@@ -144,6 +150,7 @@ def export(
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     budgets = plan_options.read_budgets(budget)
+    sizes = form_options.read_sizes(parity_batch_sizes)
     settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
     check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)
     if out.name in ("", ".."):
@@ -191,8 +198,9 @@ def export(
             raise
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
-    batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
-    entries = planned_entries(given.dense, plans, gates if chosen is None else chosen, reduction.value, baselines)
+    batches = parity_batches(np.concatenate([*preprocess(images, given.dense.preprocessing, batch_size)]), sizes)
+    choosing = gates if chosen is None else chosen
+    entries = planned_entries(given.dense, plans, choosing, reduction.value, baselines, form.value)
     entries = with_finetuned(entries, given.dense, runs, say)
     for entry in entries[1:] if baselines else ():
         if not entry.plan.sites and entry.role == "pruned":
@@ -206,12 +214,14 @@ def export(
             classes=_class_names(given.scored.classes, given.dense.shape.num_classes),
             calibration=table.info.images,
             sensitivity=table.info,
+            external_data=external_data,
             force=force,
             advance=lambda _: advance(1),
         )
     for found in pack.entries:
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
         say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
+    form_options.tell_sharing(pack)
     typer.echo(out / MANIFEST)
 
 

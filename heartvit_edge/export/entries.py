@@ -17,7 +17,7 @@ from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.gate import LEARNED
-from heartvit_edge.spec.pack import Reduction, Role
+from heartvit_edge.spec.pack import Form, Reduction, Role
 from heartvit_edge.spec.plan import PruningPlan
 
 Baseline = Literal["random", "class-attention", "merge"]
@@ -36,6 +36,7 @@ class Entry:
         reduction: What becomes of tokens that are not kept.
         role: What the entry is for.
         compares_with: Name of the entry with the same plan; None for a dense or pruned entry.
+        form: How its graph carries out the plan; one whose plan drops no token is static.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Entry:
     reduction: Reduction = "drop"
     role: Role = "pruned"
     compares_with: str | None = None
+    form: Form = "static"
 
     def model(self) -> GatedViT:
         """Return the model that the graph is written from, on the CPU, in evaluation mode."""
@@ -61,11 +63,12 @@ def planned_entries(
     gate: GateName | Mapping[str, TokenGate],
     reduction: Reduction = "drop",
     baselines: Sequence[Baseline] = (),
+    form: Form = "static",
 ) -> list[Entry]:
     """Return the dense model, then each plan with its baselines, largest first.
 
     Plans that remove nothing are served by the dense entry; those that drop no token have nothing to choose, and no
-    baselines.
+    baselines. Baselines are there to be compared with, so that their graphs are static.
 
     Args:
         dense: The dense model.
@@ -73,13 +76,15 @@ def planned_entries(
         gate: What chooses tokens where they are not merged: by name, or the learned gate of each plan's label.
         reduction: What becomes of tokens that are not kept.
         baselines: Other ways to carry out each plan.
+        form: How the plans' graphs carry them out, where tokens go.
     """
     found = [Entry("dense", dense.module, dense_plan(dense.source, dense.shape), role="dense")]
     for plan in sorted((plan for plan in plans if not plan.is_dense), key=lambda plan: -plan.macs):
         asked: tuple[GateName | nn.Module | None, str | None] = (None, None)
         if plan.sites and reduction != "merge":
             asked = (gate, gate) if isinstance(gate, str) else (gate[plan.label], LEARNED)
-        found.append(Entry(plan.label, dense.module, plan, *asked, reduction))
+        how = form if plan.sites else "static"
+        found.append(Entry(plan.label, dense.module, plan, *asked, reduction, form=how))
         if plan.sites:
             found += [_baseline(dense.module, plan, name) for name in dict.fromkeys(baselines)]
     return found

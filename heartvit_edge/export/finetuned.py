@@ -110,4 +110,5 @@ def _entry(beside: Entry, model: FineTuned, folder: Path, dense: DenseModel) -> 
         gate_name=model.gate,
         role=role,
         compares_with=beside.name,
+        form=beside.form,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +12,13 @@ from numpy.typing import NDArray
 from heartvit_edge import __version__
 from heartvit_edge.errors import InputError
 from heartvit_edge.export.entries import Entry
-from heartvit_edge.export.graph import OPSET, graph_inputs, graph_outputs, write_graph
-from heartvit_edge.export.parity import check_parity
-from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.stored import save_gate
-from heartvit_edge.gating.token_gate import TokenGate
+from heartvit_edge.export.forms import WRITERS, Making, sharing
+from heartvit_edge.export.graph import Step
+from heartvit_edge.export.weights import WeightFile, too_large
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
-from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry
+from heartvit_edge.spec.pack import MANIFEST, WEIGHTS, BudgetPack, PackEntry
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 
@@ -32,10 +31,14 @@ def write_pack(
     classes: tuple[str, ...],
     calibration: ImageSetRef | None,
     sensitivity: SensitivityMap | None = None,
+    external_data: bool = False,
+    steps: Sequence[Step] = (),
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
     """Export every entry, check each against PyTorch, and store them together or not at all.
+
+    Weights lie in one file beside the graphs where one of these adapts or the model is too large for a graph.
 
     Args:
         dense: The dense model.
@@ -46,6 +49,8 @@ def write_pack(
         classes: Class names, or empty.
         calibration: Images that the plans' scores were made from.
         sensitivity: The plans' scores, for the report; None where they are not at hand.
+        external_data: Put the weights into a file beside the graphs in any case.
+        steps: What is done to each graph before it is stored.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
 
@@ -61,10 +66,14 @@ def write_pack(
             )
     check_out(out, force=force)
     with new_folder(out, force=force) as folder:
-        written = []
-        for entry in entries:
-            written.append(_write_entry(dense, entry, folder, batches))
-            advance(entry.name)
+        written: dict[str, PackEntry] = {}
+        aside = external_data or too_large(dense.module) or any(entry.form != "static" for entry in entries)
+        with WeightFile(folder) if aside else nullcontext() as weights:
+            making = Making(dense, folder, batches, weights, steps)
+            for group in sharing(entries):
+                for found in WRITERS[group[0].form](making, group):
+                    written[found.name] = found
+                    advance(found.name)
         pack = BudgetPack(
             source=dense.source,
             shape=dense.shape,
@@ -72,8 +81,9 @@ def write_pack(
             classes=classes,
             calibration=calibration,
             sensitivity=sensitivity,
-            entries=tuple(written),
+            entries=tuple(written[entry.name] for entry in entries),
             tool_version=__version__,
+            **_named(folder / WEIGHTS),
         )
         pack.write(folder / MANIFEST)
     return pack
@@ -92,31 +102,6 @@ def check_out(out: Path, *, force: bool) -> None:
         )
 
 
-def _write_entry(dense: DenseModel, entry: Entry, folder: Path, batches: list[NDArray[np.float32]]) -> PackEntry:
-    """Export and check one entry, and store its gate's tensors where it has some."""
-    model = entry.model()
-    path = folder / f"{entry.name}.onnx"
-    write_graph(model, dense.shape, path)
-    parity = check_parity(model, path, batches, entry.name, merges=entry.reduction == "merge")
-    gate_weights: Path | None = None
-    gate_macs: int | None = None
-    if isinstance(model.gate, TokenGate):
-        gate_weights, gate_macs = folder / f"{entry.name}.gate.safetensors", macs_of_gate(model.gate, entry.plan)
-        save_gate(model.gate, gate_weights)
-    return PackEntry(
-        name=entry.name,
-        plan=entry.plan,
-        gate=entry.gate_name,
-        gate_weights=None if gate_weights is None else gate_weights.name,
-        gate_weights_sha256=None if gate_weights is None else sha256_file(gate_weights),
-        gate_macs=gate_macs,
-        reduction=entry.reduction,
-        role=entry.role,
-        compares_with=entry.compares_with,
-        onnx=path.name,
-        onnx_sha256=sha256_file(path),
-        inputs=graph_inputs(dense.shape),
-        outputs=graph_outputs(dense.shape, model.num_listed),
-        opset=OPSET,
-        parity=parity,
-    )
+def _named(weights: Path) -> dict[str, str]:
+    """Return what the manifest says of the file of weights, where there is one."""
+    return {"weights": weights.name, "weights_sha256": sha256_file(weights)} if weights.exists() else {}

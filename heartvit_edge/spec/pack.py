@@ -61,6 +61,7 @@ class Parity(Spec):
         logit_scale: Largest |logit| of the PyTorch model, the scale of the tolerance.
         tolerance: Largest allowed max_abs_error / logit_scale.
         kept_token_mismatches: Images that keep other tokens, which ties allow for a few; their logits are not compared.
+        batch_sizes: Sizes of the batches compared, ascending; empty where they were not stored.
     """
 
     num_images: PositiveInt
@@ -68,6 +69,7 @@ class Parity(Spec):
     logit_scale: NonNegativeFloat
     tolerance: NonNegativeFloat
     kept_token_mismatches: NonNegativeInt
+    batch_sizes: tuple[PositiveInt, ...] = ()
 
 
 class PackEntry(Spec):

@@ -13,7 +13,7 @@ from fakes.tiny_vit import IMG_SIZE, NAME, VARIANTS, kwargs_pairs, model_options
 from PIL import Image
 
 from heartvit_edge.allocation.plan import make_plan
-from heartvit_edge.export import pack as export_pack
+from heartvit_edge.export import forms
 from heartvit_edge.sensitivity.scorers import SCORERS
 from heartvit_edge.sensitivity.table import ARRAYS_FILE, MAP_FILE, read_table
 from heartvit_edge.spec.budget import Budget
@@ -491,19 +491,19 @@ def test_class_names_come_from_the_folder_where_it_has_one_for_each_class(export
 
 
 def test_a_graph_that_differs_from_pytorch_exits_5_and_leaves_the_scores_but_no_pack(export, tmp_path, monkeypatch):
-    write = export_pack.write_graph
+    write = forms.write_graph
 
-    def perturbed(model, shape, path):
+    def perturbed(model, shape, path, **given):
         model = copy.deepcopy(model)
         model.backbone.head.bias += 0.5
-        write(model, shape, path)
+        write(model, shape, path, **given)
 
-    monkeypatch.setattr(export_pack, "write_graph", perturbed)
+    monkeypatch.setattr(forms, "write_graph", perturbed)
     result = export(tmp_path / "pack", "--budget", "0.7")
     assert (result.exit_code, result.stdout) == (5, "")
     assert "error: dense: logits differ from PyTorch by 0.5" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]
-    monkeypatch.setattr(export_pack, "write_graph", write)
+    monkeypatch.setattr(forms, "write_graph", write)
     again = export(tmp_path / "pack", "--budget", "0.7")
     assert again.exit_code == 0
     assert "fit and are used again" in again.stderr
@@ -535,7 +535,47 @@ def test_ctrl_c_while_exporting_leaves_no_pack(export, tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_pack, "check_parity", interrupted)
+    monkeypatch.setattr(forms, "check_parity", interrupted)
     result = export(tmp_path / "pack", "--budget", "0.7")
     assert result.exit_code != 0
     assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]
+
+
+def test_graphs_that_take_any_count_are_shared_and_weights_stored_once(export, tmp_path):
+    words = ["--budget", "0.8", "--budget", "0.6", "--sites", "1,2", "--symmetric", "--no-heads"]
+    result = export(tmp_path / "pack", *words, "--form", "adaptive-shape", "--parity-batch-sizes", "1,3")
+    assert result.exit_code == 0, result.stderr
+    pack = BudgetPack.open(tmp_path / "pack")
+    large, small = pack.entries[1:]
+    assert [entry.form for entry in pack.entries] == ["static", "adaptive-shape", "adaptive-shape"]
+    assert large.onnx == small.onnx == "adaptive-shape.onnx"
+    assert large.num_keep != small.num_keep
+    assert all(entry.parity.batch_sizes == (1, 3) for entry in pack.entries)
+    assert "macs-0.8 and macs-0.6 share adaptive-shape.onnx" in result.stderr
+
+
+def test_plans_that_cannot_share_a_graph_are_told_with_what_would_make_it_one(export, tmp_path):
+    words = ["--budget", "0.8", "--budget", "0.5", "--sites", "1,2", "--form", "adaptive-shape"]
+    result = export(tmp_path / "pack", *words)
+    assert result.exit_code == 0, result.stderr
+    assert "adaptive-shape-2.onnx" in result.stderr
+    assert "differ; one graph for all: --" in result.stderr
+
+
+def test_the_weights_of_static_graphs_go_into_one_file_where_that_is_asked(export, tmp_path):
+    words = ["--budget", "0.8", "--budget", "0.6", "--no-heads"]
+    assert export(tmp_path / "pack", *words).exit_code == 0
+    assert export(tmp_path / "aside", *words, "--external-data").exit_code == 0
+    whole, aside = (BudgetPack.open(tmp_path / name) for name in ("pack", "aside"))
+    assert (whole.weights, aside.weights) == (None, "weights.bin")
+    sizes = {path.name: path.stat().st_size for path in (tmp_path / "aside").iterdir()}
+    one = (tmp_path / "pack" / "dense.onnx").stat().st_size
+    assert sizes["weights.bin"] < 1.5 * one  # aligned to pages, and each tensor of three graphs once
+
+
+@pytest.mark.parametrize("sizes", ["0", "1,x", ""])
+def test_batch_sizes_that_are_none_are_refused(export, tmp_path, sizes):
+    result = export(tmp_path / "pack", "--budget", "0.7", "--parity-batch-sizes", sizes)
+    assert result.exit_code == 2
+    assert "--parity-batch-sizes" in result.stderr
+    assert list(tmp_path.iterdir()) == []
