@@ -207,7 +207,7 @@ def _build(
         "outputs": (ports.output,),
     }
     entry = pack.entries[0].model_copy(update=changes)
-    alone = pack.model_copy(update={"entries": (entry,), "sensitivity": None})
+    alone = pack.model_copy(update={"entries": (entry,), "sensitivity": None, "weights": None, "weights_sha256": None})
     place = build_engine(
         folder,
         alone,

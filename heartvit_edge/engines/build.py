@@ -23,7 +23,7 @@ from heartvit_edge.errors import InputError, MachineError
 from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.files import check_sha256, new_folder, sha256_file
 from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.pack import BudgetPack
+from heartvit_edge.spec.pack import AGAIN, WEIGHTS, BudgetPack, num_keep_name
 
 FILE_NAMES: dict[Backend, str] = {"onnxruntime": "engine.onnx", "tensorrt": "engine.plan"}
 NOT_BUILT = "0" * 64  # stands for the hash of an engine that does not exist yet
@@ -107,7 +107,8 @@ def build_engine(
         )
     entry = pack.entry(entry_name)
     onnx = pack_folder / entry.onnx
-    check_sha256(onnx, entry.onnx_sha256, hint="export the pack again")
+    for name, sha256 in pack.files(entry):
+        check_sha256(pack_folder / name, sha256, hint=AGAIN)
     wanted = EngineManifest(
         entry=entry.name,
         backend=backend,
@@ -122,6 +123,7 @@ def build_engine(
         options=_options(onnx, backend, precision, settings, machine, tell),
         build_s=0.0,
         tool_version=__version__,
+        num_keep=entry.num_keep,
     )
     folder = engine_folder(engines, pack, entry.name, backend, precision)
     with termination_as_exit(), lock_store(engines, tell):
@@ -149,10 +151,15 @@ def build_engine(
                 provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
                 onnxruntime_build.build_graph(onnx, target, pack.shape, precision, provider, num_threads)
             else:
-                job = Job(onnx, entry, pack.shape, precision, make_profiles(entry.inputs, batch), settings)
+                counts = {num_keep_name(site): count for site, count in entry.num_keep.items()}
+                job = Job(onnx, entry, pack.shape, precision, make_profiles(entry.inputs, batch, [counts]), settings)
                 facts = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
             build_s = clock() - started
-            built = wanted.model_copy(update={"sha256": sha256_file(target), "build_s": build_s, "facts": facts})
+            weights = {}
+            if (aside := temporary / WEIGHTS).exists():
+                weights = {"weights": aside.name, "weights_sha256": sha256_file(aside)}
+            found = {"sha256": sha256_file(target), "build_s": build_s, "facts": facts}
+            built = wanted.model_copy(update=found | weights)
             built.write(temporary / MANIFEST)
             if verify is not None:
                 verify(built, temporary, onnx)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from heartvit_edge.engines.onnxruntime_session import open_session
+from heartvit_edge.engines.onnxruntime_session import INSTALL, open_session
 from heartvit_edge.engines.precision import write_half
+from heartvit_edge.errors import MachineError
 from heartvit_edge.spec.engine import Precision
 from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
 
 
 def graph_options(provider: str, num_threads: int) -> tuple[tuple[str, str], ...]:
@@ -31,6 +34,8 @@ def build_graph(
 ) -> None:
     """Write the graph as ONNX Runtime optimises it for this machine.
 
+    It holds its weights, or they lie beside it where they are too many for an ONNX file.
+
     Args:
         onnx: The pack's graph.
         target: Where the optimised graph goes.
@@ -44,8 +49,36 @@ def build_graph(
         CheckError: If the graph cannot be read or converted.
     """
     with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch:
-        graph = onnx
+        source = onnx
         if precision == "fp16":
-            graph = Path(scratch) / "half.onnx"
-            write_half(onnx, graph, shape)
-        open_session(graph, provider, num_threads, optimise=True, save_to=target)
+            source = Path(scratch) / "half.onnx"
+            write_half(onnx, source, shape)
+        num_bytes = external_bytes(source)
+        aside = target.with_name(f"{target.stem}.{WEIGHTS}") if num_bytes > LARGEST_GRAPH else None
+        graph = load_whole(source) if num_bytes and aside is None else source
+        open_session(graph, provider, num_threads, optimise=True, save_to=target, save_weights_to=aside)
+
+
+def external_bytes(graph: Path) -> int:
+    """Return the bytes of the weights that a graph names as external data.
+
+    Raises:
+        MachineError: If onnx is missing.
+    """
+    onnx = _import_onnx()
+    tensors = onnx.load(str(graph), load_external_data=False).graph.initializer
+    return sum(int(pair.value) for tensor in tensors for pair in tensor.external_data if pair.key == "length")
+
+
+def load_whole(graph: Path) -> bytes:
+    """Return the bytes of a graph with its external data in it."""
+    content: bytes = _import_onnx().load(str(graph)).SerializeToString()
+    return content
+
+
+def _import_onnx() -> Any:  # noqa: ANN401 - imported here alone, so that other commands start fast
+    try:
+        import onnx
+    except ImportError as err:
+        raise MachineError(f"onnx cannot be imported: {err}", hint=INSTALL) from err
+    return onnx

@@ -28,7 +28,14 @@ def import_onnxruntime() -> Any:  # noqa: ANN401 - the module carries no types
 
 
 def open_session(
-    model: Path | bytes, provider: str, num_threads: int, *, optimise: bool, save_to: Path | None = None
+    model: Path | bytes,
+    provider: str,
+    num_threads: int,
+    *,
+    optimise: bool,
+    save_to: Path | None = None,
+    save_weights_to: Path | None = None,
+    weights_in: Path | None = None,
 ) -> Any:  # noqa: ANN401 - an onnxruntime.InferenceSession, which carries no types
     """Return a session that runs on ``provider`` and on no other device.
 
@@ -38,6 +45,8 @@ def open_session(
         num_threads: Threads inside an operator; operators run one after the other.
         optimise: Apply every graph optimisation; False runs the graph as it stands.
         save_to: Where the optimised graph is written.
+        save_weights_to: Where its weights are written, in the same folder; None: into the graph.
+        weights_in: Folder of the external data of a graph that is given as bytes.
 
     Raises:
         MachineError: If onnxruntime is missing or does not have the provider.
@@ -54,6 +63,13 @@ def open_session(
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)
+    if save_weights_to is not None:
+        options.add_session_config_entry(
+            "session.optimized_model_external_initializers_file_name", save_weights_to.name
+        )
+        options.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
+    if weights_in is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(weights_in))
     available = onnxruntime.get_available_providers()
     if provider not in available:
         raise MachineError(f"ONNX Runtime has no {provider}, only {', '.join(available)}", hint=INSTALL)

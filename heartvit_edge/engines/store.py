@@ -109,7 +109,8 @@ def load_engine(folder: Path, machine: Machine, *, any_power_mode: bool = False)
         )
     manifest = EngineManifest.read(folder / MANIFEST)
     again = rebuild_command(manifest, folder)
-    check_sha256(folder / manifest.file, manifest.sha256, hint=f"build it again: {again}")
+    for name, sha256 in manifest.files:
+        check_sha256(folder / name, sha256, hint=f"build it again: {again}")
     differences = explain_difference(manifest.machine, machine, manifest.backend, any_power_mode=any_power_mode)
     if differences:
         only_mode = not explain_difference(manifest.machine, machine, manifest.backend, any_power_mode=True)
@@ -137,12 +138,13 @@ def reusable_engine(folder: Path, wanted: EngineManifest, command: str) -> Engin
     hint = f"replace it: {command}"
     try:
         found = EngineManifest.read(folder / MANIFEST)
-        check_sha256(folder / found.file, found.sha256, hint=hint)
+        for name, sha256 in found.files:
+            check_sha256(folder / name, sha256, hint=hint)
     except InputError as err:
         raise InputError(f"{folder} exists but holds no whole engine: {err}", hint=hint) from err
     differences = [
         f"{field} is {getattr(found, field)!r}, wanted {getattr(wanted, field)!r}"
-        for field in ("entry", "backend", "precision", "onnx_sha256", "inputs", "outputs", "tool_version")
+        for field in ("entry", "backend", "precision", "onnx_sha256", "inputs", "outputs", "num_keep", "tool_version")
         if getattr(found, field) != getattr(wanted, field)
     ]
     if found.batch != wanted.batch:

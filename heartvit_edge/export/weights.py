@@ -10,16 +10,12 @@ from torch import nn
 from typing_extensions import Self
 
 from heartvit_edge.spec.files import sha256_bytes
-from heartvit_edge.spec.pack import WEIGHTS
+from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
 
 LEAST_BYTES = 1024
 """Tensors smaller than this stay in the graph, where TensorRT and shape inference read them as constants."""
 ALIGNMENT = 4096
 """Tensors begin at multiples of a page, so that a runtime can map them."""
-
-
-LARGEST_GRAPH = 2_000_000_000
-"""Bytes of weights beyond which a graph cannot hold them: protobuf ends at 2 GiB."""
 
 
 def too_large(module: nn.Module) -> bool:

@@ -98,17 +98,44 @@ class GatedViT(nn.Module):
             run: What runs a block; training gives one that keeps no activations.
             num_keep: Other counts at the plan's sites than the plan's.
         """
+        return self.run_tail(*self.run_stem(images, run), run, num_keep)
+
+    @property
+    def first_site(self) -> int:
+        """The first block before which tokens go; the number of blocks where none do."""
+        return min(self.num_keep, default=len(self.backbone.blocks))
+
+    def run_stem(self, images: Tensor, run: BlockRunner = run_block) -> tuple[Tensor, Tensor | None]:
+        """Return the tokens (B, N, C) that enter the first site, and what each is worth there (B, N - num_prefix).
+
+        The worth is None where no gate chooses. The arguments are those of ``run_blocks``.
+        """
+        tokens = embed(self.backbone, images)
+        weights: Tensor | None = None
+        for block in self.backbone.blocks[: self.first_site]:
+            tokens, weights = run(block, tokens, None)
+        scores = None if self.gate is None or not self.num_keep else self.gate(self.first_site, tokens, weights)
+        return tokens, scores
+
+    def run_tail(
+        self,
+        tokens: Tensor,
+        scores: Tensor | None,
+        run: BlockRunner = run_block,
+        num_keep: Mapping[int, Count] | None = None,
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Return what ``run_blocks`` does, of what ``run_stem`` does."""
         counts = self.num_keep if num_keep is None else num_keep
         prefix = self.backbone.num_prefix_tokens
-        tokens = embed(self.backbone, images)
         weights: Tensor | None = None
         patches: Tensor | None = None
         sizes: Tensor | None = None
         key_bias: Tensor | None = None
         kept_at_sites = []
-        for index, block in enumerate(self.backbone.blocks):
+        for index, block in enumerate(self.backbone.blocks[self.first_site :], start=self.first_site):
             if index in self.num_keep:
-                scores = None if self.gate is None else self.gate(index, tokens, weights)
+                if self.gate is not None and index > self.first_site:
+                    scores = self.gate(index, tokens, weights)
                 reduced = REDUCTIONS[self.reduction](tokens, scores, sizes, counts[index], prefix)
                 tokens, sizes = reduced.tokens, reduced.sizes
                 if self.reduction == "merge" and self.proportional and sizes is not None:

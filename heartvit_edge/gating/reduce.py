@@ -46,6 +46,8 @@ class Reduced:
 def drop(tokens: Tensor, scores: Tensor | None, _sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
     """Return the best-scored patch tokens alone; the others are gone."""
     assert scores is not None
+    if not isinstance(num_keep, Tensor) and num_keep == scores.shape[1]:
+        return Reduced(tokens, _all(tokens, num_prefix), None)
     kept = _ascending(_top(scores, num_keep).indices, num_keep)
     return Reduced(keep_tokens(tokens, kept, num_prefix), kept, None)
 
@@ -93,6 +95,8 @@ def merge(tokens: Tensor, _scores: Tensor | None, sizes: Tensor | None, num_keep
     if isinstance(num_keep, Tensor):
         patches, sizes, kept = _merge_round(patches, sizes, num_keep)
         return Reduced(torch.cat([tokens[:, :num_prefix], patches], dim=1), kept, sizes)
+    if num_keep == patches.shape[1]:
+        return Reduced(tokens, _all(tokens, num_prefix), sizes)
     patches, sizes, kept = _merge_round(patches, sizes, max(num_keep, -(-int(patches.shape[1]) // 2)))
     while int(patches.shape[1]) > num_keep:
         left = max(num_keep, -(-int(patches.shape[1]) // 2))
@@ -146,7 +150,7 @@ REDUCTIONS: dict[Reduction, Callable[[Tensor, Tensor | None, Tensor | None, Coun
 }
 """Each takes the tokens (B, num_prefix + P, C) that enter a site, what the gate says that each patch token is worth
 (B, P; None for ``merge``), the sizes that the site before left (None before the first), the patch tokens to leave,
-fewer than P, and the number of prefix tokens, which stay as they are."""
+at most P (fewer under ``fuse``), and the number of prefix tokens, which stay as they are."""
 
 
 def num_listed(reduction: Reduction, num_keep: int) -> int:
@@ -178,6 +182,12 @@ def _top(values: Tensor, count: Count, *, largest: bool = True) -> torch.return_
 def _ascending(positions: Tensor, count: Count) -> Tensor:
     """Return positions (B, K) in ascending order; a traced sort has no constant length."""
     return _top(positions, count, largest=False).values
+
+
+def _all(tokens: Tensor, num_prefix: int) -> Tensor:
+    """Return the positions of all patch tokens of (B, N, C), int64."""
+    patches = tokens[:, num_prefix:, 0]
+    return (patches * 0).long() + torch.arange(int(patches.shape[1]), device=tokens.device)
 
 
 def _length(tokens: Tensor, count: Count) -> Count:

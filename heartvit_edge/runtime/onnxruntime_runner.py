@@ -13,7 +13,7 @@ from typing_extensions import Self
 from heartvit_edge.engines.onnxruntime_session import open_session
 from heartvit_edge.engines.store import option
 from heartvit_edge.errors import MachineError
-from heartvit_edge.runtime.runner import check_images, read_engine
+from heartvit_edge.runtime.runner import check_images, count_feeds, read_engine
 from heartvit_edge.spec.engine import EngineManifest
 
 
@@ -25,6 +25,7 @@ class OnnxRuntimeRunner:
         self._manifest = manifest
         self._folder = folder
         self._session: Any = None
+        self._counts = count_feeds(manifest)
 
     def __enter__(self) -> Self:
         """Load the engine.
@@ -39,6 +40,7 @@ class OnnxRuntimeRunner:
             option(self._manifest, "provider"),
             int(option(self._manifest, "intra_op_num_threads")),
             optimise=False,
+            weights_in=self._folder if self._manifest.weights else None,
         )
         return self
 
@@ -55,7 +57,7 @@ class OnnxRuntimeRunner:
 
         names = [info.name for info in self._manifest.outputs]
         try:
-            values = self._session.run(names, {self._manifest.inputs[0].name: images})
+            values = self._session.run(names, {self._manifest.inputs[0].name: images} | self._counts)
         except (state.EPFail, state.Fail, state.RuntimeException) as err:
             raise MachineError(f"ONNX Runtime cannot run {self._manifest.entry}: {err}") from err
         return dict(zip(names, values, strict=True))

@@ -12,7 +12,8 @@ from typing_extensions import Self
 
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.spec.engine import EngineManifest
-from heartvit_edge.spec.files import sha256_bytes
+from heartvit_edge.spec.files import check_sha256, sha256_bytes
+from heartvit_edge.spec.pack import num_keep_name
 
 
 class Runner(Protocol):
@@ -79,8 +80,13 @@ def check_images(images: NDArray[Any], manifest: EngineManifest) -> None:
         )
 
 
+def count_feeds(manifest: EngineManifest) -> dict[str, NDArray[np.int64]]:
+    """Return what the engine's inputs beside the images are fed, by name."""
+    return {num_keep_name(site): np.array(count, dtype=np.int64) for site, count in manifest.num_keep.items()}
+
+
 def read_engine(manifest: EngineManifest, folder: Path) -> bytes:
-    """Return the bytes of the engine file if they are those that were built.
+    """Return the bytes of the engine file if they, and the weights beside it, are those that were built.
 
     Loading an engine executes code from it, so the bytes that are hashed are the bytes that are loaded.
 
@@ -92,6 +98,9 @@ def read_engine(manifest: EngineManifest, folder: Path) -> bytes:
         InputError: If the file cannot be read.
         CheckError: If the file was altered.
     """
+    again = "build it again: heartvit-edge build-engine PACK --force"
+    if manifest.weights is not None and manifest.weights_sha256 is not None:
+        check_sha256(folder / manifest.weights, manifest.weights_sha256, hint=again)
     path = folder / manifest.file
     try:
         engine = path.read_bytes()
@@ -101,6 +110,6 @@ def read_engine(manifest: EngineManifest, folder: Path) -> bytes:
     if found != manifest.sha256:
         raise CheckError(
             f"{path} was altered: SHA-256 is {found}, its manifest says {manifest.sha256}",
-            hint="build it again: heartvit-edge build-engine PACK --force",
+            hint=again,
         )
     return engine

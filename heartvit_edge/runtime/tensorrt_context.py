@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from heartvit_edge.engines.tensorrt_module import Log, version
 from heartvit_edge.errors import CheckError, HeartViTError, MachineError
 from heartvit_edge.runtime.cuda import Cuda, Graph, out_of_memory
+from heartvit_edge.runtime.runner import count_feeds
 from heartvit_edge.runtime.scratch import Block
 from heartvit_edge.runtime.slot import Slot
 from heartvit_edge.spec.engine import EngineManifest
@@ -50,12 +54,16 @@ class BoundContext:
         self._graph: Graph | None = None
         if self._context is None:
             raise failure(f"TensorRT cannot make an execution context for {self._entry}", log, cuda)
-        info = manifest.inputs[0]
-        shape = slot.view(info).shape
-        if not self._context.set_input_shape(info.name, shape):
-            raise CheckError(f"TensorRT refuses {info.name} of {shape}: {log.said()}", hint=REBUILD)
-        for name, tensor in slot.tensors.items():
-            if not self._context.set_tensor_address(name, tensor.address):
+        for info in manifest.inputs:
+            if info.dtype == "int64":
+                continue  # a count, of no dimensions
+            shape = slot.view(info).shape
+            if not self._context.set_input_shape(info.name, shape):
+                raise CheckError(f"TensorRT refuses {info.name} of {shape}: {log.said()}", hint=REBUILD)
+        addresses = {name: tensor.address for name, tensor in slot.tensors.items()}
+        self._counts = counts_of(trt, engine, manifest)  # read by the host whenever the network is enqueued
+        for name, address in (addresses | {name: count.ctypes.data for name, count in self._counts.items()}).items():
+            if not self._context.set_tensor_address(name, address):
                 raise CheckError(f"TensorRT refuses a buffer for {name}: {log.said()}", hint=REBUILD)
         if missing := self._context.infer_shapes():
             raise CheckError(f"TensorRT misses the shapes of {', '.join(missing)}", hint=REBUILD)
@@ -131,6 +139,17 @@ def give_scratch(context: Any, block: Block) -> None:  # noqa: ANN401
         context.device_memory = block.address
 
 
+def counts_of(trt: Any, engine: Any, manifest: EngineManifest) -> dict[str, NDArray[Any]]:  # noqa: ANN401
+    """Return the values of an engine's inputs that are counts, by name, of the type that the release has for them.
+
+    TensorRT 8.6 has no 64-bit integers: its parser makes such inputs of 32 bits.
+    """
+    return {
+        name: count.astype(np.int32 if engine.get_tensor_dtype(name) == trt.DataType.INT32 else np.int64)
+        for name, count in count_feeds(manifest).items()
+    }
+
+
 def check_tensors(trt: Any, engine: Any, manifest: EngineManifest, hint: str) -> None:  # noqa: ANN401
     """Return only if an engine's names, directions and element types are those of the manifest.
 
@@ -148,8 +167,7 @@ def check_tensors(trt: Any, engine: Any, manifest: EngineManifest, hint: str) ->
         name: (engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT, engine.get_tensor_dtype(name)) for name in names
     }
     element = {"float32": trt.DataType.FLOAT, "float16": trt.DataType.HALF, "int32": trt.DataType.INT32}
-    if hasattr(trt.DataType, "INT64"):  # TensorRT 10
-        element["int64"] = trt.DataType.INT64
+    element["int64"] = trt.DataType.INT64 if version(trt) >= (10, 0) else trt.DataType.INT32
     wanted = {info.name: (True, element.get(info.dtype)) for info in manifest.inputs}
     wanted |= {info.name: (False, element.get(info.dtype)) for info in manifest.outputs}
     if found != wanted:

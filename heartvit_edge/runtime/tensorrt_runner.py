@@ -137,7 +137,8 @@ class TensorRTRunner:
         if self._bind is None:
             raise RuntimeError("infer is called outside of with")
         while len(self._slots) <= number:
-            tensors = (*self._manifest.inputs, *self._manifest.outputs)
+            images = (info for info in self._manifest.inputs if info.dtype != "int64")  # counts stay with the host
+            tensors = (*images, *self._manifest.outputs)
             self._slots.append(Slot(self._cuda, tensors, self._manifest.batch.max))
         self._slots[number].batch = batch
         if (number, batch) not in self._contexts:

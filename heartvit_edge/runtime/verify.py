@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from heartvit_edge.engines.onnxruntime_session import CPU, open_session
 from heartvit_edge.errors import CheckError
 from heartvit_edge.runtime.open import CudaChoice, open_runner
+from heartvit_edge.runtime.runner import count_feeds
 from heartvit_edge.spec.engine import EngineManifest, Precision
 
 SEED = 0
@@ -42,7 +43,7 @@ def verify_engine(manifest: EngineManifest, folder: Path, onnx: Path, choice: Cu
     )
     names = [output.name for output in manifest.outputs]
     session = open_session(onnx, CPU, 1, optimise=False)
-    expected = dict(zip(names, session.run(names, {info.name: images}), strict=True))
+    expected = dict(zip(names, session.run(names, {info.name: images} | count_feeds(manifest)), strict=True))
     with open_runner(manifest, folder, choice) as runner:
         compare(expected, runner.infer(images), manifest)
         compare(expected, runner.infer(images), manifest)  # the second call may launch a captured graph

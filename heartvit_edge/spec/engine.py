@@ -59,6 +59,10 @@ class EngineManifest(Artefact):
         facts: What the build found, as name and value: free memory, layers by precision, fused attention.
         build_s: Seconds that the build took.
         tool_version: heartvit-edge's own version.
+        weights: File of the weights that the engine names as its external data, beside it; None where it holds its own.
+        weights_sha256: Its hash.
+        num_keep: Site to the patch tokens that go on from there, where the graph takes them as inputs; the runner feeds
+            them.
     """
 
     schema_name: ClassVar[str] = "engine"
@@ -77,3 +81,12 @@ class EngineManifest(Artefact):
     facts: tuple[tuple[str, str], ...] = ()
     build_s: float
     tool_version: str
+    weights: str | None = None
+    weights_sha256: str | None = None
+    num_keep: dict[int, PositiveInt] = Field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Name and SHA-256 of each file that is read to run the engine."""
+        pairs = ((self.file, self.sha256), (self.weights, self.weights_sha256))
+        return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)

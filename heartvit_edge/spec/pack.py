@@ -14,10 +14,15 @@ from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.routing import Routing
 from heartvit_edge.spec.sensitivity import SensitivityMap
+from heartvit_edge.spec.tensor import TensorInfo as TensorInfo
+from heartvit_edge.spec.tensor import num_keep_name as num_keep_name
 
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.bin"
+LARGEST_GRAPH = 2_000_000_000
+"""Bytes of weights beyond which an ONNX file cannot hold them: protobuf ends at 2 GiB."""
 AGAIN = "export the pack again"
 
 Reduction = Literal["drop", "fuse", "merge"]
@@ -31,25 +36,6 @@ plan after fine-tuning; or the dense model after as much training, without which
 Form = Literal["static", "adaptive-shape", "adaptive-input"]
 """How a graph carries out its plan: with token counts that are constants; with counts that are inputs, so that plans
 share a graph; or with a count that each image is found to need, by a stem and a tail for each of a few counts."""
-
-
-def num_keep_name(site: int) -> str:
-    """Return the name of the input that says how many patch tokens go on from a site."""
-    return f"num_keep_{site}"
-
-
-class TensorInfo(Spec):
-    """One input or output of a graph.
-
-    Attributes:
-        name: The tensor's name in the graph.
-        dtype: numpy's name of the element type.
-        shape: Dimensions; None where it is dynamic (the batch).
-    """
-
-    name: str
-    dtype: Literal["float32", "float16", "int32", "int64"]
-    shape: tuple[PositiveInt | None, ...]
 
 
 class Parity(Spec):
@@ -95,13 +81,15 @@ class PackEntry(Spec):
             number, for each site.
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
             the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending. A
-            fused token is none of them; a merged one has the number of the patch that others joined.
+            fused token is none of them; a merged one has the number of the patch that others joined. Under
+            ``adaptive-input`` K is the most that an image keeps, and the row of one that keeps fewer ends in -1.
         opset: ONNX opset version.
         parity: Comparison with PyTorch before the pack was written.
         form: How the graph carries out the plan.
         num_keep: Under ``adaptive-shape``, site to the patch tokens that go on from there, which the runner feeds;
             entries whose plans differ in these alone have the same graph.
         num_keep_range: Site to the fewest and the most that the graph was compared with PyTorch at.
+        routing: Under ``adaptive-input``, what follows the stem, which ``onnx`` is then.
     """
 
     name: str
@@ -122,6 +110,7 @@ class PackEntry(Spec):
     form: Form = "static"
     num_keep: dict[int, PositiveInt] = Field(default_factory=dict)
     num_keep_range: dict[int, tuple[PositiveInt, PositiveInt]] = Field(default_factory=dict)
+    routing: Routing | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -164,7 +153,9 @@ class PackEntry(Spec):
 
     @property
     def macs(self) -> int:
-        """Multiply-accumulates of one image's forward: the plan's, and those of a learned gate."""
+        """Multiply-accumulates of one image's forward: the plan's, and those of a learned gate; or their mean."""
+        if self.routing is not None:
+            return self.routing.mean_macs
         return self.plan.macs + (self.gate_macs or 0)
 
     @property
@@ -255,6 +246,7 @@ class BudgetPack(Artefact):
             (entry.onnx, entry.onnx_sha256),
             (entry.gate_weights, entry.gate_weights_sha256),
             (self.weights, self.weights_sha256),
+            *((tail.onnx, tail.onnx_sha256) for tail in (entry.routing.tails if entry.routing else ())),
         )
         return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)
 

@@ -20,12 +20,12 @@ from heartvit_edge.spec.engine import BatchRange, EngineManifest
 class Board:
     """One board with one release; its TensorRT is imported for as long as the test's monkeypatch lasts."""
 
-    def __init__(self, tmp_path, monkeypatch, version, surface=None):
+    def __init__(self, tmp_path, monkeypatch, version, surface=None, make_pack=make_tiny_pack):
         self.script = Script()
         self.version = version
         self.engines = tmp_path / "engines"
         self.folder = tmp_path / "pack"
-        self.pack = make_tiny_pack(self.folder)
+        self.pack = make_pack(self.folder)
         self.trt = make_tensorrt(version, self.script, surface)
         self.cuda = FakeCuda(self.script.device)
         self.scratch = Scratch(self.cuda)
@@ -59,8 +59,10 @@ class Board:
     def expected(self, images, entry="macs-0.5"):
         """Return the outputs of the pack's graph on ONNX Runtime, by name."""
         names = [info.name for info in self.pack.entry(entry).outputs]
-        session = onnxruntime.InferenceSession(self.folder / f"{entry}.onnx", providers=["CPUExecutionProvider"])
-        return dict(zip(names, session.run(names, {"images": images}), strict=True))
+        graph = self.folder / self.pack.entry(entry).onnx
+        session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
+        counts = {f"num_keep_{site}": np.array(count) for site, count in self.pack.entry(entry).num_keep.items()}
+        return dict(zip(names, session.run(names, {"images": images} | counts), strict=True))
 
 
 def noise(batch, seed=0):

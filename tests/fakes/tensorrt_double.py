@@ -6,6 +6,7 @@ each call fail in turn.
 
 from __future__ import annotations
 
+import ctypes
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -401,7 +402,12 @@ class _Double:
         return True
 
     def IExecutionContext_infer_shapes(self, context: Any) -> list[str]:
-        return [*self.script.missing_shapes, *(name for name in context._engine._inputs if name not in context._shapes)]
+        told = context._shapes.keys() | {name for name in self._values(context._engine) if name in context._addresses}
+        return [*self.script.missing_shapes, *(name for name in context._engine._inputs if name not in told)]
+
+    def _values(self, engine: Any) -> dict[str, list[list[int]]]:
+        """Return the values of each input that is a shape tensor, as the profile has them."""
+        return engine._head["profiles"][0][1]
 
     def IExecutionContext_set_tensor_address(self, context: Any, name: str, address: int) -> bool:
         if not self.script.takes_address:
@@ -425,6 +431,11 @@ class _Double:
         def work() -> None:
             assert not context._needs_scratch or scratch in device.buffers, "the scratch was freed"
             feeds = {}
+            for name, profile in self._values(engine).items():  # in host memory, read as the network is enqueued
+                kind = np.int64 if engine._types[name].name == "INT64" else np.int32
+                value = np.frombuffer(ctypes.string_at(addresses[name], np.dtype(kind).itemsize), dtype=kind)
+                assert profile == [value.tolist()] * 3, "a count that is not the profile's"
+                feeds[name] = value.reshape(()).astype(np.int64)
             for name, shape in shapes.items():
                 count = int(np.prod(shape)) * 4
                 feeds[name] = np.frombuffer(device.read(addresses[name], count), dtype=np.float32).reshape(shape)
