@@ -16,6 +16,7 @@ from heartvit_edge.data.preprocess import denormalise_to_uint8
 from heartvit_edge.errors import CheckError
 from heartvit_edge.spec.evaluation import EntryEvaluation, SampleImage
 from heartvit_edge.spec.model import Preprocessing
+from heartvit_edge.spec.routing import NOT_KEPT
 
 Answer = Callable[[NDArray[np.float32]], Mapping[str, NDArray[np.generic]]]
 """Runs a batch (B, 3, S, S) and returns the outputs by name: ``logits`` (B, C) and ``kept_<block>`` (B, K)."""
@@ -178,7 +179,7 @@ def _sample(
         predictions={entry: int(np.argmax(found["logits"][row])) for entry, found in outputs.items()},
         kept={
             entry: tuple(
-                (int(name.removeprefix(KEPT)), tuple(int(patch) for patch in values[row]))
+                (int(name.removeprefix(KEPT)), tuple(int(patch) for patch in values[row] if patch != NOT_KEPT))
                 for name, values in found.items()
                 if name.startswith(KEPT)
             )

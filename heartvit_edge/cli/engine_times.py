@@ -58,8 +58,9 @@ def time_engines(
     ):
         for (manifest, folder), runner in zip(engines, runners, strict=True):
             if not isinstance(runner, TensorRTRunner):
+                found = "a stem with tails" if manifest.parts else f"an engine of {manifest.backend}"
                 raise InputError(
-                    f"{folder} is an engine of {manifest.backend}, expected one of tensorrt",
+                    f"{folder} is {found}, expected one engine of tensorrt",
                     hint="measure it with: heartvit-edge bench PACK --out run",
                 )
             step(str(folder))

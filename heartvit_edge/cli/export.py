@@ -106,6 +106,7 @@ def export(
         ),
     ] = None,
     form: form_options.FormOption = form_options.FormName.static,
+    buckets: form_options.Buckets = None,
     external_data: form_options.ExternalData = False,
     parity_batch_sizes: form_options.ParityBatchSizes = "1,2,8",
     finetuned: Annotated[
@@ -151,6 +152,7 @@ def export(
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes)
+    form_options.check_buckets(form, buckets)
     settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
     check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)
     if out.name in ("", ".."):
@@ -205,6 +207,7 @@ def export(
     for entry in entries[1:] if baselines else ():
         if not entry.plan.sites and entry.role == "pruned":
             say(f"{entry.name} drops no token, so there is nothing that a baseline would choose otherwise")
+    routing = form_options.draw_routing(given, form, buckets, check_images, seed, batch_size)
     with progress_bar("exporting and checking", len(entries)) as advance:
         pack = write_pack(
             given.dense,
@@ -215,13 +218,14 @@ def export(
             calibration=table.info.images,
             sensitivity=table.info,
             external_data=external_data,
+            routing=routing,
             force=force,
             advance=lambda _: advance(1),
         )
     for found in pack.entries:
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
         say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
-    form_options.tell_sharing(pack)
+    form_options.tell_forms(pack)
     typer.echo(out / MANIFEST)
 
 

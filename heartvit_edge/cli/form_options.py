@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable
 from enum import Enum
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from heartvit_edge.cli.console import say
+from heartvit_edge.cli.host_options import HostInput
+from heartvit_edge.cli.plan_options import draw_checks
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import BudgetPack, PackEntry
+from heartvit_edge.spec.routing import Routing
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from heartvit_edge.export.routing_images import RoutingImages
 
 
 class FormName(str, Enum):
@@ -18,14 +27,20 @@ class FormName(str, Enum):
 
     static = "static"
     adaptive_shape = "adaptive-shape"
+    adaptive_input = "adaptive-input"
 
 
 FormOption = Annotated[
     FormName,
     typer.Option(
         help="static: a graph for each budget, its token counts constant. adaptive-shape: counts are inputs, so that "
-        "budgets share a graph.",
+        "budgets share a graph. adaptive-input: a stem finds how many tokens each image needs, and a tail for each of "
+        "a few counts goes on.",
     ),
+]
+Buckets = Annotated[
+    int | None,
+    typer.Option(min=1, help="Tails of --form adaptive-input, at most.", show_default="4"),
 ]
 ExternalData = Annotated[
     bool,
@@ -69,7 +84,69 @@ def read_sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in parts)
 
 
-def tell_sharing(pack: BudgetPack) -> None:
+def check_buckets(form: FormName, buckets: int | None) -> None:
+    """Return only if there are tails where their number is given.
+
+    Raises:
+        InputError: If there are none.
+    """
+    if buckets is not None and form is not FormName.adaptive_input:
+        raise InputError(f"--buckets are of tails, and --form {form.value} has none", hint="--form adaptive-input")
+
+
+def draw_routing(
+    given: HostInput, form: FormName, buckets: int | None, check_images: int, seed: int, batch_size: int
+) -> RoutingImages | None:
+    """Return the scored images, which choose thresholds and buckets, and further ones to measure on; None for no tails.
+
+    Args:
+        given: Model and images.
+        form: How graphs carry out their plans.
+        buckets: Most tails; None for the default.
+        check_images: Further images to measure on, where as many are left.
+        seed: Of the draw.
+        batch_size: Images a batch.
+    """
+    from heartvit_edge.data.preprocess import preprocess
+    from heartvit_edge.export.routing_images import NUM_BUCKETS, RoutingImages
+
+    if form is not FormName.adaptive_input:
+        return None
+    checks = draw_checks(given.listing, given.num_used, check_images, seed)
+    checking: list[NDArray[np.float32]] = []
+    if checks is not None and len(checks) > 1:
+        checking = list(preprocess(checks, given.dense.preprocessing, batch_size))
+    return RoutingImages(
+        choosing=list(preprocess(given.scored, given.dense.preprocessing, batch_size)),
+        chosen_on=given.scored.ref(),
+        checking=checking,
+        checked_on=checks.ref() if checks is not None and checking else None,
+        num_buckets=buckets or NUM_BUCKETS,
+    )
+
+
+def tell_forms(pack: BudgetPack) -> None:
+    """Say what adapts in a pack: which budgets share a graph, and how images are divided among tails."""
+    _tell_sharing(pack)
+    for entry in pack.entries:
+        if entry.routing is not None:
+            _tell_routing(entry.name, entry.routing)
+
+
+def _tell_routing(name: str, routing: Routing) -> None:
+    tails = ", ".join(f"{tail.bucket} tokens {tail.share:.0%}" for tail in routing.tails)
+    say(f"{name}: tails by the share of scored images that need them: {tails}")
+    if (check := routing.check) is None:
+        say(f"{name}: no image is left to measure what that loses")
+        return
+    say(
+        f"{name}: on {check.images.num_images} other images it loses {check.loss_nats:.4g} ± "
+        f"{check.loss_stderr_nats:.2g} nats at {check.mean_macs / 1e9:.3g} GMACs; with the plan's counts for all "
+        f"{check.static_loss_nats:.4g} ± {check.static_loss_stderr_nats:.2g}"
+    )
+
+
+def _tell_sharing(pack: BudgetPack) -> None:
     """Say which budgets share a graph, and what would let all of them share one."""
     graphs: dict[str, list[PackEntry]] = {}
     for entry in pack.entries:

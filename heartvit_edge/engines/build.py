@@ -20,12 +20,12 @@ from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.engines.timing_cache import cache_path
 from heartvit_edge.engines.workspace import free_memory, workspace_bytes
 from heartvit_edge.errors import InputError, MachineError
-from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, Precision
+from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, EnginePart, Precision
 from heartvit_edge.spec.files import check_sha256, new_folder, sha256_file
 from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.pack import AGAIN, WEIGHTS, BudgetPack, num_keep_name
+from heartvit_edge.spec.pack import AGAIN, WEIGHTS, BudgetPack, Graph, num_keep_name
 
-FILE_NAMES: dict[Backend, str] = {"onnxruntime": "engine.onnx", "tensorrt": "engine.plan"}
+ENDINGS: dict[Backend, str] = {"onnxruntime": ".onnx", "tensorrt": ".plan"}
 NOT_BUILT = "0" * 64  # stands for the hash of an engine that does not exist yet
 
 Verify = Callable[[EngineManifest, Path, Path], None]
@@ -113,7 +113,7 @@ def build_engine(
         entry=entry.name,
         backend=backend,
         precision=precision,
-        file=FILE_NAMES[backend],
+        file=f"{entry.graphs[0].name}{ENDINGS[backend]}",
         sha256=NOT_BUILT,
         onnx_sha256=entry.onnx_sha256,
         inputs=entry.inputs,
@@ -124,6 +124,7 @@ def build_engine(
         build_s=0.0,
         tool_version=__version__,
         num_keep=entry.num_keep,
+        buckets=entry.routing.buckets if entry.routing else (),
     )
     folder = engine_folder(engines, pack, entry.name, backend, precision)
     with termination_as_exit(), lock_store(engines, tell):
@@ -145,25 +146,52 @@ def build_engine(
             return folder
         with new_folder(folder, force=force) as temporary:
             started = clock()
-            target = temporary / wanted.file
-            facts: tuple[tuple[str, str], ...] = ()
-            if backend == "onnxruntime":
-                provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
-                onnxruntime_build.build_graph(onnx, target, pack.shape, precision, provider, num_threads)
-            else:
-                counts = {num_keep_name(site): count for site, count in entry.num_keep.items()}
-                job = Job(onnx, entry, pack.shape, precision, make_profiles(entry.inputs, batch, [counts]), settings)
-                facts = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
+            facts: list[tuple[str, str]] = []
+            parts = []
+            graphs = entry.graphs
+            for graph in graphs:
+                target = temporary / f"{graph.name}{ENDINGS[backend]}"
+                alone = entry.model_copy(update={"inputs": graph.inputs, "outputs": graph.outputs})
+                served = batch if graph is graphs[0] else batch.from_one()
+                source = pack_folder / graph.onnx
+                if backend == "onnxruntime":
+                    provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
+                    onnxruntime_build.build_graph(source, target, pack.shape, precision, provider, num_threads)
+                else:
+                    counts = {num_keep_name(site): count for site, count in entry.num_keep.items()}
+                    profiles = make_profiles(graph.inputs, served, [counts])
+                    job = Job(source, alone, pack.shape, precision, profiles, settings)
+                    found = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
+                    facts += found if len(graphs) == 1 else [(f"{graph.name} {name}", text) for name, text in found]
+                parts.append(_part(graph, target, served))
             build_s = clock() - started
-            weights = {}
-            if (aside := temporary / WEIGHTS).exists():
-                weights = {"weights": aside.name, "weights_sha256": sha256_file(aside)}
-            found = {"sha256": sha256_file(target), "build_s": build_s, "facts": facts}
-            built = wanted.model_copy(update=found | weights)
+            found_out = {"build_s": build_s, "facts": tuple(facts), "sha256": parts[0].sha256}
+            if len(parts) == 1:
+                found_out |= {"weights": parts[0].weights, "weights_sha256": parts[0].weights_sha256}
+            else:
+                found_out |= {"parts": tuple(parts)}
+            built = wanted.model_copy(update=found_out)
             built.write(temporary / MANIFEST)
             if verify is not None:
                 verify(built, temporary, onnx)
     return folder
+
+
+def _part(graph: Graph, target: Path, batch: BatchRange) -> EnginePart:
+    """Return what is known of the engine of one graph."""
+    weights = target.with_name(f"{target.stem}.{WEIGHTS}")
+    return EnginePart(
+        name=graph.name,
+        file=target.name,
+        sha256=sha256_file(target),
+        onnx=graph.onnx,
+        onnx_sha256=graph.onnx_sha256,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        batch=batch,
+        weights=weights.name if weights.exists() else None,
+        weights_sha256=sha256_file(weights) if weights.exists() else None,
+    )
 
 
 def _build_plan(
@@ -176,7 +204,7 @@ def _build_plan(
     if layers is None:
         tell(f"{job.entry.name}: no layer table: {reason}")
         return (*facts, ("layers", f"unknown: {reason}"))
-    layers.write(target.with_name(LAYERS))
+    layers.write(target.with_name(LAYERS if target.stem == "engine" else f"{target.stem}.{LAYERS}"))
     precisions = ", ".join(f"{count} {name}" for name, count in layers.by_precision().items())
     if layers.num_fused_attention is None:
         fused = "unknown: this TensorRT shows whole regions as one layer"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from heartvit_edge.errors import CheckError, MachineError
 from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.routing import NUM_KEEP, SCORES
 
 if TYPE_CHECKING:
     import onnx
@@ -27,7 +28,8 @@ def name_nodes(graph: onnx.GraphProto) -> None:
 def float32_nodes(graph: onnx.GraphProto, shape: ModelShape) -> set[str]:
     """Return the names of the nodes that stay in FP32 for what they compute, whatever their operator.
 
-    These are the addition of the position embedding, and all that computes scores for a TopK and nothing else.
+    These are the addition of the position embedding, and all that computes scores for a TopK, or that leave a stem, and
+    nothing else.
 
     Args:
         graph: Nodes have names.
@@ -40,8 +42,10 @@ def float32_nodes(graph: onnx.GraphProto, shape: ModelShape) -> set[str]:
             users[name].add(node.name)
     for info in graph.output:
         users[info.name].add("")  # leaves the graph
-    held = {node.name for node in graph.node if node.op_type == "TopK"}
-    waiting = [name for node in graph.node if node.op_type == "TopK" for name in node.input]
+    scored = {info.name for info in graph.output} & {SCORES, NUM_KEEP}
+    ends = [node for node in graph.node if node.op_type == "TopK" or not scored.isdisjoint(node.output)]
+    held = {node.name for node in ends}
+    waiting = [name for node in ends for name in node.input]
     while waiting:
         node = producer.get(waiting.pop())
         if node is not None and node.name not in held and all(users[name] <= held for name in node.output):

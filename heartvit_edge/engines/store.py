@@ -144,7 +144,17 @@ def reusable_engine(folder: Path, wanted: EngineManifest, command: str) -> Engin
         raise InputError(f"{folder} exists but holds no whole engine: {err}", hint=hint) from err
     differences = [
         f"{field} is {getattr(found, field)!r}, wanted {getattr(wanted, field)!r}"
-        for field in ("entry", "backend", "precision", "onnx_sha256", "inputs", "outputs", "num_keep", "tool_version")
+        for field in (
+            "entry",
+            "backend",
+            "precision",
+            "onnx_sha256",
+            "inputs",
+            "outputs",
+            "num_keep",
+            "buckets",
+            "tool_version",
+        )
         if getattr(found, field) != getattr(wanted, field)
     ]
     if found.batch != wanted.batch:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,45 +12,20 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heartvit_edge.export.any_count import AnyCountViT, Counts, check_counts, sweep
+from heartvit_edge.export.by_input import answers, check_loss, divide, in_pytorch, stem_source, tail_source, whole
 from heartvit_edge.export.entries import Entry
-from heartvit_edge.export.graph import OPSET, Step, graph_inputs, graph_outputs, write_graph
+from heartvit_edge.export.graph import graph_inputs, graph_outputs, store_graph, write_graph
+from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
-from heartvit_edge.export.weights import WeightFile
-from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.learn import macs_of_gate
 from heartvit_edge.gating.reduce import num_listed
-from heartvit_edge.gating.stored import save_gate
-from heartvit_edge.gating.token_gate import TokenGate
-from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.gating.routed import unit_of
 from heartvit_edge.spec.files import sha256_file
-from heartvit_edge.spec.pack import Form, PackEntry, Parity, TensorInfo, num_keep_name
+from heartvit_edge.spec.pack import Form, PackEntry, num_keep_name
+from heartvit_edge.spec.routing import Routing, tails_of
+from heartvit_edge.spec.routing import Tail as RoutedTail
 
 SHARED = "adaptive-shape"
 """Name of the first graph that entries share, without its ending."""
-
-
-@dataclass(frozen=True)
-class Making:
-    """What the graphs of a pack are made and compared with.
-
-    Attributes:
-        dense: The dense model.
-        folder: Where the graphs go.
-        batches: Real inputs (B, 3, H, W) for the comparison.
-        weights: Where weights go; None: into each graph.
-        steps: What is done to each graph before it is stored.
-    """
-
-    dense: DenseModel
-    folder: Path
-    batches: Sequence[NDArray[np.float32]]
-    weights: WeightFile | None
-    steps: Sequence[Step]
-
-    @property
-    def some(self) -> Sequence[NDArray[np.float32]]:
-        """One batch of each size, for what is compared beside the plans themselves."""
-        return list({len(batch): batch for batch in reversed(self.batches)}.values())
 
 
 def sharing(entries: Sequence[Entry]) -> list[list[Entry]]:
@@ -121,49 +95,65 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
         )
 
 
+def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntry]:
+    """Write and check the stem and the tails of one entry, and measure what dividing the images loses."""
+    (entry,) = entries
+    images, merges = making.routing, entry.reduction == "merge"
+    if images is None:
+        raise ValueError("what an image needs is chosen on images, found none")
+    model = entry.model()
+    routed = divide(entry, model, images)
+    paths = [making.folder / f"{entry.name}.stem.onnx"]
+    paths += [making.folder / f"{entry.name}.tail-{bucket}.onnx" for bucket in routed.buckets]
+    sources = [stem_source(routed), *(tail_source(routed, tail) for tail in routed.tails)]
+    for path, source in zip(paths, sources, strict=True):
+        store_graph(source, path, weights=making.weights, steps=making.steps)
+    runs = [Graph(path).run for path in paths]
+    for number, bucket in enumerate(routed.buckets):  # each tail with images that would have taken another, too
+        listed = sources[1 + number].outputs
+        alone = in_pytorch(routed.stem, routed.stem_outputs), [in_pytorch(routed.tails[number], listed)]
+        check_parity(
+            _as_answer(answers(*alone, [bucket], listed)),
+            answers(runs[0], [runs[1 + number]], [bucket], listed),
+            making.some,
+            paths[1 + number].stem,
+            merges=merges,
+        )
+    graph = answers(runs[0], runs[1:], routed.buckets, routed.outputs)
+    parity = check_parity(_as_answer(whole(routed)), graph, making.batches, entry.name, merges=merges)
+    needed, counts = np.unique(routed.chosen.needed, return_counts=True)
+    places = tails_of(routed.chosen.needed.astype(np.int32), routed.buckets)
+    tails = tuple(
+        RoutedTail(
+            num_keep=tail.num_keep,
+            onnx=path.name,
+            onnx_sha256=sha256_file(path),
+            outputs=source.outputs,
+            macs=routed.macs(tail.num_keep),
+            share=float((places == number).mean()),
+        )
+        for number, (tail, path, source) in enumerate(zip(routed.tails, paths[1:], sources[1:], strict=True))
+    )
+    routing = Routing(
+        outputs=routed.stem_outputs,
+        unit=unit_of(model),
+        threshold=routed.chosen.threshold,
+        images=images.chosen_on,
+        counts=tuple(zip(needed.tolist(), counts.tolist(), strict=True)),
+        tails=tails,
+        mean_macs=round(sum(tail.share * tail.macs for tail in tails)),
+        check=check_loss(routed, making.dense.module, images),
+    )
+    inputs = graph_inputs(making.dense.shape)
+    yield pack_entry(making, entry, model, paths[0], parity, inputs, routed.outputs, routing=routing)
+
+
 WRITERS: Mapping[Form, Callable[[Making, Sequence[Entry]], Iterator[PackEntry]]] = {
     "static": _write_static,
     "adaptive-shape": _write_any_count,
+    "adaptive-input": _write_by_input,
 }
 """Each writes the graphs of entries that share them, and yields what the manifest says of each entry."""
-
-
-def pack_entry(
-    making: Making,
-    entry: Entry,
-    model: GatedViT,
-    path: Path,
-    parity: Parity,
-    inputs: tuple[TensorInfo, ...],
-    outputs: tuple[TensorInfo, ...],
-    **form: Any,  # noqa: ANN401 - the fields that a form has beside these
-) -> PackEntry:
-    """Return what the manifest says of an entry, and store its gate's tensors where it has some."""
-    gate_weights: Path | None = None
-    gate_macs: int | None = None
-    if isinstance(model.gate, TokenGate):
-        gate_weights = making.folder / f"{entry.name}.gate.safetensors"
-        gate_macs = macs_of_gate(model.gate, entry.plan)
-        save_gate(model.gate, gate_weights)
-    return PackEntry(
-        name=entry.name,
-        plan=entry.plan,
-        gate=entry.gate_name,
-        gate_weights=None if gate_weights is None else gate_weights.name,
-        gate_weights_sha256=None if gate_weights is None else sha256_file(gate_weights),
-        gate_macs=gate_macs,
-        reduction=entry.reduction,
-        role=entry.role,
-        compares_with=entry.compares_with,
-        onnx=path.name,
-        onnx_sha256=sha256_file(path),
-        inputs=inputs,
-        outputs=outputs,
-        opset=OPSET,
-        parity=parity,
-        form=entry.form,
-        **form,
-    )
 
 
 def _counts(entry: Entry) -> Counts:
@@ -183,6 +173,10 @@ def _fed(model: AnyCountViT, counts: Counts) -> Answer:
         return found
 
     return answer
+
+
+def _as_answer(answer: Callable[[NDArray[np.float32]], list[NDArray[Any]]]) -> Answer:
+    return lambda images: [torch.from_numpy(values) for values in answer(images.numpy())]
 
 
 def _new_name(folder: Path) -> Path:

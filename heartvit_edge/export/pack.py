@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 from heartvit_edge import __version__
 from heartvit_edge.errors import InputError
 from heartvit_edge.export.entries import Entry
-from heartvit_edge.export.forms import WRITERS, Making, sharing
+from heartvit_edge.export.forms import WRITERS, sharing
 from heartvit_edge.export.graph import Step
+from heartvit_edge.export.making import Making
+from heartvit_edge.export.routing_images import RoutingImages
 from heartvit_edge.export.weights import WeightFile, too_large
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
@@ -33,6 +35,7 @@ def write_pack(
     sensitivity: SensitivityMap | None = None,
     external_data: bool = False,
     steps: Sequence[Step] = (),
+    routing: RoutingImages | None = None,
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
@@ -51,6 +54,7 @@ def write_pack(
         sensitivity: The plans' scores, for the report; None where they are not at hand.
         external_data: Put the weights into a file beside the graphs in any case.
         steps: What is done to each graph before it is stored.
+        routing: Images that choose how many tokens the images of ``adaptive-input`` entries get; None without any.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
 
@@ -69,7 +73,7 @@ def write_pack(
         written: dict[str, PackEntry] = {}
         aside = external_data or too_large(dense.module) or any(entry.form != "static" for entry in entries)
         with WeightFile(folder) if aside else nullcontext() as weights:
-            making = Making(dense, folder, batches, weights, steps)
+            making = Making(dense, folder, batches, weights, steps, routing)
             for group in sharing(entries):
                 for found in WRITERS[group[0].form](making, group):
                     written[found.name] = found

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from heartvit_edge.errors import CheckError
 from heartvit_edge.spec.pack import Parity
+from heartvit_edge.spec.routing import Arrays
 
 TOLERANCE = 1e-4
 """Largest allowed |difference| of a logit over the largest |logit|, at float32."""
@@ -44,6 +45,11 @@ class Graph:
         other = copy.copy(self)
         other._feeds = {name: np.array(value, dtype=np.int64) for name, value in feeds.items()}
         return other
+
+    def run(self, given: Arrays) -> dict[str, NDArray[Any]]:
+        """Return every output by name, of inputs by name."""
+        names = [info.name for info in self._session.get_outputs()]
+        return dict(zip(names, self._session.run(names, dict(given)), strict=True))
 
     def __call__(self, images: NDArray[np.float32]) -> list[NDArray[Any]]:
         """Return every output, in order."""

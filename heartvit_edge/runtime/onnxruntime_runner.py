@@ -15,6 +15,7 @@ from heartvit_edge.engines.store import option
 from heartvit_edge.errors import MachineError
 from heartvit_edge.runtime.runner import check_images, count_feeds, read_engine
 from heartvit_edge.spec.engine import EngineManifest
+from heartvit_edge.spec.routing import Arrays
 
 
 class OnnxRuntimeRunner:
@@ -51,13 +52,17 @@ class OnnxRuntimeRunner:
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
         check_images(images, self._manifest)
+        return self.run({self._manifest.inputs[0].name: images})
+
+    def run(self, given: Arrays) -> dict[str, NDArray[Any]]:
+        """Return every output by name, of inputs by name; see :class:`heartvit_edge.runtime.runner.PartRunner`."""
         if self._session is None:
             raise RuntimeError("infer is called outside of with")
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
         names = [info.name for info in self._manifest.outputs]
         try:
-            values = self._session.run(names, {self._manifest.inputs[0].name: images} | self._counts)
+            values = self._session.run(names, {**given, **self._counts})
         except (state.EPFail, state.Fail, state.RuntimeException) as err:
             raise MachineError(f"ONNX Runtime cannot run {self._manifest.entry}: {err}") from err
         return dict(zip(names, values, strict=True))

@@ -7,9 +7,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from heartvit_edge.runtime.cuda import CudaBinding, open_cuda
+from heartvit_edge.runtime.cuda import Cuda, CudaBinding, open_cuda
 from heartvit_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
-from heartvit_edge.runtime.runner import Runner
+from heartvit_edge.runtime.routed_runner import RoutedRunner
+from heartvit_edge.runtime.runner import PartRunner, Runner
 from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
 from heartvit_edge.spec.engine import EngineManifest
@@ -45,18 +46,24 @@ def open_runners(
     """
     choice = choice or CudaChoice()
     with ExitStack() as stack:
-        runners: list[Runner] = []
-        shared: Scratch | None = None
-        for manifest, folder in engines:
+        shared: list[tuple[Cuda, Scratch]] = []
+
+        def open_part(manifest: EngineManifest, folder: Path) -> PartRunner:
             if manifest.backend == "onnxruntime":
-                runners.append(stack.enter_context(OnnxRuntimeRunner(manifest, folder)))
-                continue
-            if shared is None:
+                return stack.enter_context(OnnxRuntimeRunner(manifest, folder))
+            if not shared:
                 cuda = open_cuda(choice.binding)
                 stack.callback(cuda.close)
-                shared = Scratch(cuda)
-            runner = TensorRTRunner(manifest, folder, cuda, shared, use_graphs=choice.use_graphs)
-            runners.append(stack.enter_context(runner))
+                shared.append((cuda, Scratch(cuda)))
+            return stack.enter_context(TensorRTRunner(manifest, folder, *shared[0], use_graphs=choice.use_graphs))
+
+        runners: list[Runner] = []
+        for manifest, folder in engines:
+            if manifest.parts:
+                parts = [open_part(manifest.of_part(part), folder) for part in manifest.parts]
+                runners.append(stack.enter_context(RoutedRunner(manifest, parts)))
+            else:
+                runners.append(open_part(manifest, folder))
         yield tuple(runners)
 
 

@@ -13,7 +13,8 @@ from typing_extensions import Self
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.files import check_sha256, sha256_bytes
-from heartvit_edge.spec.pack import num_keep_name
+from heartvit_edge.spec.routing import Arrays
+from heartvit_edge.spec.tensor import num_keep_name
 
 
 class Runner(Protocol):
@@ -50,6 +51,18 @@ class Runner(Protocol):
 
         Args:
             batches: As for :meth:`infer`, of any sizes within the engine's range.
+        """
+        ...
+
+
+class PartRunner(Runner, Protocol):
+    """What runs one graph, which may be a stem or a tail."""
+
+    def run(self, given: Arrays) -> dict[str, NDArray[Any]]:
+        """Return every output by name, as :meth:`infer` does.
+
+        Args:
+            given: Every input but counts by name, C-contiguous, of a batch within the engine's range.
         """
         ...
 

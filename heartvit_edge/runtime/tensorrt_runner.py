@@ -23,6 +23,7 @@ from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.slot import Slot, StepTimes
 from heartvit_edge.runtime.tensorrt_context import REBUILD, BoundContext, check_tensors, failure, scratch_bytes
 from heartvit_edge.spec.engine import EngineManifest
+from heartvit_edge.spec.routing import Arrays
 
 
 class TensorRTRunner:
@@ -89,7 +90,12 @@ class TensorRTRunner:
 
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
-        self._submit(0, images, timed=False)
+        check_images(images, self._manifest)
+        return self.run({self._manifest.inputs[0].name: images})
+
+    def run(self, given: Arrays) -> dict[str, NDArray[Any]]:
+        """Return every output by name, of inputs by name; see :class:`heartvit_edge.runtime.runner.PartRunner`."""
+        self._submit(0, given, timed=False)
         return self._collect(0)
 
     def infer_many(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[dict[str, NDArray[Any]]]:
@@ -97,7 +103,8 @@ class TensorRTRunner:
         waiting: int | None = None
         try:
             for number, images in enumerate(batches):
-                self._submit(number % 2, images, timed=False)
+                check_images(images, self._manifest)
+                self._submit(number % 2, {self._manifest.inputs[0].name: images}, timed=False)
                 former, waiting = waiting, number % 2
                 if former is not None:
                     yield self._collect(former)
@@ -115,7 +122,8 @@ class TensorRTRunner:
         Raises:
             As :meth:`infer`.
         """
-        self._submit(0, images, timed=True)
+        check_images(images, self._manifest)
+        self._submit(0, {self._manifest.inputs[0].name: images}, timed=True)
         self._collect(0)
         slot = self._slots[0]
         latency_ms = 1000 * (self._clock() - slot.began)
@@ -145,17 +153,19 @@ class TensorRTRunner:
             self._contexts[number, batch] = self._bind(self._slots[number])
         return self._contexts[number, batch]
 
-    def _submit(self, number: int, images: NDArray[np.float32], *, timed: bool) -> None:
+    def _submit(self, number: int, given: Arrays, *, timed: bool) -> None:
         """Enqueue a batch on a slot on which nothing runs."""
-        check_images(images, self._manifest)
         began = self._clock()
-        context = self._context(number, images.shape[0])
+        context = self._context(number, len(next(iter(given.values()))))
         block = self._scratch.block()
-        slot, info = self._slots[number], self._manifest.inputs[0]
+        slot = self._slots[number]
         slot.timed, slot.began = timed, began
-        np.copyto(slot.view(info), images)
+        inputs = [info for info in self._manifest.inputs if info.name in given]
+        for info in inputs:
+            np.copyto(slot.view(info), given[info.name])
         slot.mark(0)
-        slot.to_device(info)
+        for info in inputs:
+            slot.to_device(info)
         slot.mark(1)
         for other in self._slots:  # they share the scratch: the engine runs once at a time
             if other is not slot:

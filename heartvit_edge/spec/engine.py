@@ -28,6 +28,10 @@ class BatchRange(Spec):
             raise ValueError(f"expected min <= opt <= max, found {self.min}, {self.opt}, {self.max}")
         return self
 
+    def from_one(self) -> Self:
+        """Return the same range down to one image, as a tail gets what part of a batch needs it."""
+        return self.model_copy(update={"min": 1})
+
 
 class BuildSettings(Spec):
     """How a TensorRT engine is built; ONNX Runtime has none of it.
@@ -39,6 +43,40 @@ class BuildSettings(Spec):
 
     optimization_level: Annotated[int, Field(ge=0, le=5)] = 3
     sparse: bool = False
+
+
+class EnginePart(Spec):
+    """The engine of one of several graphs that an entry has: a stem, or a tail.
+
+    Attributes:
+        name: ``stem``, or ``tail-<bucket>``.
+        file: Engine file name, relative to the manifest.
+        sha256: Its hash.
+        onnx: Name of the graph in the pack.
+        onnx_sha256: Its hash.
+        inputs: The graph's.
+        outputs: The graph's.
+        batch: Batch sizes that it serves.
+        weights: As in the manifest.
+        weights_sha256: Its hash.
+    """
+
+    name: str
+    file: str
+    sha256: str
+    onnx: str
+    onnx_sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    batch: BatchRange
+    weights: str | None = None
+    weights_sha256: str | None = None
+
+    @property
+    def files(self) -> tuple[tuple[str, str], ...]:
+        """Name and SHA-256 of each file that is read to run it."""
+        pairs = ((self.file, self.sha256), (self.weights, self.weights_sha256))
+        return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)
 
 
 class EngineManifest(Artefact):
@@ -63,6 +101,8 @@ class EngineManifest(Artefact):
         weights_sha256: Its hash.
         num_keep: Site to the patch tokens that go on from there, where the graph takes them as inputs; the runner feeds
             them.
+        parts: Under ``adaptive-input`` a stem, which ``file`` is, and a tail for each bucket; empty for one graph.
+        buckets: Patch tokens that each tail keeps, ascending.
     """
 
     schema_name: ClassVar[str] = "engine"
@@ -84,9 +124,27 @@ class EngineManifest(Artefact):
     weights: str | None = None
     weights_sha256: str | None = None
     num_keep: dict[int, PositiveInt] = Field(default_factory=dict)
+    parts: tuple[EnginePart, ...] = ()
+    buckets: tuple[PositiveInt, ...] = ()
+
+    @model_validator(mode="after")
+    def _a_tail_for_each_bucket(self) -> Self:
+        if self.parts and (len(self.parts) != 1 + len(self.buckets) or self.parts[0].file != self.file):
+            raise ValueError(
+                f"expected a stem, {self.file}, and {len(self.buckets)} tails, found {len(self.parts)} parts"
+            )
+        return self
+
+    def of_part(self, part: EnginePart) -> Self:
+        """Return the manifest of a part by itself."""
+        one = part.model_dump(exclude={"name", "onnx"})
+        own = {name: getattr(part, name) for name in one}
+        return self.model_copy(update=own | {"entry": f"{self.entry}, {part.name}", "parts": (), "buckets": ()})
 
     @property
     def files(self) -> tuple[tuple[str, str], ...]:
         """Name and SHA-256 of each file that is read to run the engine."""
+        if self.parts:
+            return tuple(pair for part in self.parts for pair in part.files)
         pairs = ((self.file, self.sha256), (self.weights, self.weights_sha256))
         return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)

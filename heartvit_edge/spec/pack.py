@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 from typing_extensions import Self
@@ -56,6 +56,16 @@ class Parity(Spec):
     tolerance: NonNegativeFloat
     kept_token_mismatches: NonNegativeInt
     batch_sizes: tuple[PositiveInt, ...] = ()
+
+
+class Graph(NamedTuple):
+    """One ONNX file of an entry, with the name that its engine gets."""
+
+    name: str
+    onnx: str
+    onnx_sha256: str
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
 
 
 class PackEntry(Spec):
@@ -150,6 +160,20 @@ class PackEntry(Spec):
                 f"{self.num_keep_range}"
             )
         return self
+
+    @property
+    def graphs(self) -> tuple[Graph, ...]:
+        """The entry's graphs: one, or a stem and its tails."""
+        if self.routing is None:
+            return (Graph("engine", self.onnx, self.onnx_sha256, self.inputs, self.outputs),)
+        state = self.routing.state
+        return (
+            Graph("stem", self.onnx, self.onnx_sha256, self.inputs, self.routing.outputs),
+            *(
+                Graph(f"tail-{tail.bucket}", tail.onnx, tail.onnx_sha256, state, tail.outputs)
+                for tail in self.routing.tails
+            ),
+        )
 
     @property
     def macs(self) -> int:

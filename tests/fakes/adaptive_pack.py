@@ -9,18 +9,24 @@ from fakes.tiny_vit import images, load_tiny, plan_of
 from heartvit_edge.export.entries import planned_entries
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.export.parity import parity_batches
+from heartvit_edge.export.routing_images import RoutingImages
+from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import BudgetPack, Form
 
 SITES = (1, 3)
+HELD_OUT = ImageSetRef(name="noise", num_images=8, sha256="0" * 64, labelled=False)
 
 
-def make_adaptive_pack(folder: Path, form: Form = "adaptive-shape", gate: str = "class-attention") -> BudgetPack:
+def make_adaptive_pack(
+    folder: Path, form: Form = "adaptive-shape", gate: object = "class-attention", reduction: str = "drop"
+) -> BudgetPack:
     """Write a pack of ``dense``, ``macs-0.8`` (12 and 8 patches of 16) and ``macs-0.6`` (8 and 4) into ``folder``."""
     dense = load_tiny(folder.parent)
     plans = [
         plan_of(dense.shape, dict(zip(SITES, counts, strict=True)), source=dense.source, limit=limit)
         for limit, counts in ((0.8, (13, 9)), (0.6, (9, 5)))
     ]
-    entries = planned_entries(dense, plans, gate, form=form)
+    entries = planned_entries(dense, plans, gate, reduction, form=form)
     batches = parity_batches(images(12).numpy(), (1, 2, 8))
-    return write_pack(dense, entries, folder, batches=batches, classes=(), calibration=None)
+    routing = RoutingImages([images(24, seed=1).numpy()], None, [images(8, seed=2).numpy()], HELD_OUT)
+    return write_pack(dense, entries, folder, batches=batches, classes=(), calibration=None, routing=routing)

@@ -579,3 +579,33 @@ def test_batch_sizes_that_are_none_are_refused(export, tmp_path, sizes):
     assert result.exit_code == 2
     assert "--parity-batch-sizes" in result.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reduction", ["drop", "fuse", "merge"])
+def test_a_stem_and_tails_are_built_evaluated_and_measured(export, run_cli, inputs, tmp_path, reduction):
+    words = ["--budget", "0.6", "--no-heads", "--form", "adaptive-input", "--buckets", "3", "--reduction", reduction]
+    result = export(tmp_path / "pack", *words)
+    assert result.exit_code == 0, result.stderr
+    entry = BudgetPack.open(tmp_path / "pack").entries[1]
+    assert (entry.form, entry.routing.images.num_images) == ("adaptive-input", SCORED)
+    assert 1 <= len(entry.routing.tails) <= 3
+    assert entry.routing.check.images.num_images == NUM_IMAGES - SCORED - 2
+    assert "tails by the share of scored images that need them" in result.stderr
+    assert "on 2 other images it loses" in result.stderr
+    store = ["--engines", tmp_path / "engines"]
+    built = run_cli("build-engine", tmp_path / "pack", "--backend", "onnxruntime", *store)
+    assert built.exit_code == 0, built.stderr
+    data = ["--data", inputs / "noise.npz", "--out", tmp_path / "run", *store]
+    assert run_cli("evaluate", tmp_path / "pack", *data).exit_code == 0
+    words = ["--duration", "0.02", "--trials", "1", "--batch-size", "1", "--out", tmp_path / "run", *store]
+    measured = run_cli("bench", tmp_path / "pack", *words)
+    assert measured.exit_code == 0, measured.stderr
+    page = run_cli("report", tmp_path / "run", "--out", tmp_path / "page.html")
+    assert page.exit_code == 0, page.stderr
+
+
+def test_buckets_without_tails_are_refused(export, tmp_path):
+    result = export(tmp_path / "pack", "--budget", "0.7", "--buckets", "3")
+    assert result.exit_code == 2
+    assert "--form adaptive-input" in result.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -109,15 +109,15 @@ def test_every_tensorrt_builds_an_engine_for_each_budgets_counts_and_is_fed_them
 def test_weights_that_are_too_many_for_one_file_lie_beside_the_engine_and_are_checked(made, tmp_path, monkeypatch):
     monkeypatch.setattr(onnxruntime_build, "LARGEST_GRAPH", 1)
     manifest, folder = built(made, "macs-0.8", tmp_path / "aside", verify=verify_engine)
-    assert manifest.weights == "weights.bin"
-    assert (folder / manifest.file).stat().st_size < (folder / "weights.bin").stat().st_size
+    assert manifest.weights == "engine.weights.bin"
+    assert (folder / manifest.file).stat().st_size < (folder / "engine.weights.bin").stat().st_size
     with open_runner(manifest, folder) as runner:
         found = runner.infer(noise(2))["logits"]
     monkeypatch.undo()
     with open_runner(*built(made, "macs-0.8", tmp_path / "whole")) as runner:
         np.testing.assert_allclose(found, runner.infer(noise(2))["logits"], atol=1e-5)
-    content = (folder / "weights.bin").read_bytes()
-    (folder / "weights.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    content = (folder / "engine.weights.bin").read_bytes()
+    (folder / "engine.weights.bin").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(CheckError, match=r"weights\.bin was altered"), open_runner(manifest, folder):
         pass
     with pytest.raises(CheckError, match=r"weights\.bin was altered"):

@@ -1,0 +1,87 @@
+"""What the entries of a pack are made with, and what the manifest says of each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartvit_edge.export.entries import Entry
+from heartvit_edge.export.graph import OPSET, Step
+from heartvit_edge.export.routing_images import RoutingImages
+from heartvit_edge.export.weights import WeightFile
+from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.learn import macs_of_gate
+from heartvit_edge.gating.stored import save_gate
+from heartvit_edge.gating.token_gate import TokenGate
+from heartvit_edge.model.zoo import DenseModel
+from heartvit_edge.spec.files import sha256_file
+from heartvit_edge.spec.pack import PackEntry, Parity, TensorInfo
+
+
+@dataclass(frozen=True)
+class Making:
+    """What the graphs of a pack are made and compared with.
+
+    Attributes:
+        dense: The dense model.
+        folder: Where the graphs go.
+        batches: Real inputs (B, 3, H, W) for the comparison.
+        weights: Where weights go; None: into each graph.
+        steps: What is done to each graph before it is stored.
+        routing: Images that choose thresholds and buckets; needed for ``adaptive-input`` alone.
+    """
+
+    dense: DenseModel
+    folder: Path
+    batches: Sequence[NDArray[np.float32]]
+    weights: WeightFile | None
+    steps: Sequence[Step]
+    routing: RoutingImages | None = None
+
+    @property
+    def some(self) -> Sequence[NDArray[np.float32]]:
+        """One batch of each size, for what is compared beside the plans themselves."""
+        return list({len(batch): batch for batch in reversed(self.batches)}.values())
+
+
+def pack_entry(
+    making: Making,
+    entry: Entry,
+    model: GatedViT,
+    path: Path,
+    parity: Parity,
+    inputs: tuple[TensorInfo, ...],
+    outputs: tuple[TensorInfo, ...],
+    **form: Any,  # noqa: ANN401 - the fields that a form has beside these
+) -> PackEntry:
+    """Return what the manifest says of an entry, and store its gate's tensors where it has some."""
+    gate_weights: Path | None = None
+    gate_macs: int | None = None
+    if isinstance(model.gate, TokenGate):
+        gate_weights = making.folder / f"{entry.name}.gate.safetensors"
+        gate_macs = macs_of_gate(model.gate, entry.plan)
+        save_gate(model.gate, gate_weights)
+    return PackEntry(
+        name=entry.name,
+        plan=entry.plan,
+        gate=entry.gate_name,
+        gate_weights=None if gate_weights is None else gate_weights.name,
+        gate_weights_sha256=None if gate_weights is None else sha256_file(gate_weights),
+        gate_macs=gate_macs,
+        reduction=entry.reduction,
+        role=entry.role,
+        compares_with=entry.compares_with,
+        onnx=path.name,
+        onnx_sha256=sha256_file(path),
+        inputs=inputs,
+        outputs=outputs,
+        opset=OPSET,
+        parity=parity,
+        form=entry.form,
+        **form,
+    )
