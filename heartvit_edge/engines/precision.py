@@ -42,7 +42,8 @@ def float32_nodes(graph: onnx.GraphProto, shape: ModelShape) -> set[str]:
             users[name].add(node.name)
     for info in graph.output:
         users[info.name].add("")  # leaves the graph
-    scored = {info.name for info in graph.output} & {SCORES, NUM_KEEP}
+    outputs = {info.name for info in graph.output}
+    scored = {SCORES, NUM_KEEP} if NUM_KEEP in outputs else set()
     ends = [node for node in graph.node if node.op_type == "TopK" or not scored.isdisjoint(node.output)]
     held = {node.name for node in ends}
     waiting = [name for node in ends for name in node.input]

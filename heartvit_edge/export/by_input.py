@@ -24,7 +24,8 @@ from heartvit_edge.model.forward import forward
 from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.spec.pack import TensorInfo
 from heartvit_edge.spec.plan import PruningPlan
-from heartvit_edge.spec.routing import NUM_KEEP, SCORES, TOKENS, Arrays, RoutingCheck, Run, route, tails_of
+from heartvit_edge.spec.route import Arrays, Run, route, tails_of
+from heartvit_edge.spec.routing import NUM_KEEP, SCORES, TOKENS, RoutingCheck
 
 
 @dataclass(frozen=True)

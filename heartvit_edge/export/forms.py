@@ -21,7 +21,8 @@ from heartvit_edge.gating.reduce import num_listed
 from heartvit_edge.gating.routed import unit_of
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import Form, PackEntry, num_keep_name
-from heartvit_edge.spec.routing import Routing, tails_of
+from heartvit_edge.spec.route import tails_of
+from heartvit_edge.spec.routing import Routing
 from heartvit_edge.spec.routing import Tail as RoutedTail
 
 SHARED = "adaptive-shape"

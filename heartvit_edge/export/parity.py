@@ -15,7 +15,7 @@ from torch import Tensor
 
 from heartvit_edge.errors import CheckError
 from heartvit_edge.spec.pack import Parity
-from heartvit_edge.spec.routing import Arrays
+from heartvit_edge.spec.route import Arrays
 
 TOLERANCE = 1e-4
 """Largest allowed |difference| of a logit over the largest |logit|, at float32."""

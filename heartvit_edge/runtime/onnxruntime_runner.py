@@ -15,7 +15,7 @@ from heartvit_edge.engines.store import option
 from heartvit_edge.errors import MachineError
 from heartvit_edge.runtime.runner import check_images, count_feeds, read_engine
 from heartvit_edge.spec.engine import EngineManifest
-from heartvit_edge.spec.routing import Arrays
+from heartvit_edge.spec.route import Arrays
 
 
 class OnnxRuntimeRunner:

@@ -11,7 +11,7 @@ from typing_extensions import Self
 
 from heartvit_edge.runtime.runner import PartRunner, check_images
 from heartvit_edge.spec.engine import EngineManifest
-from heartvit_edge.spec.routing import route
+from heartvit_edge.spec.route import route
 
 
 class RoutedRunner:

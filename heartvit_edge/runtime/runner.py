@@ -13,7 +13,7 @@ from typing_extensions import Self
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.files import check_sha256, sha256_bytes
-from heartvit_edge.spec.routing import Arrays
+from heartvit_edge.spec.route import Arrays
 from heartvit_edge.spec.tensor import num_keep_name
 
 

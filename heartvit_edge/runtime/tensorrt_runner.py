@@ -23,7 +23,7 @@ from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.slot import Slot, StepTimes
 from heartvit_edge.runtime.tensorrt_context import REBUILD, BoundContext, check_tensors, failure, scratch_bytes
 from heartvit_edge.spec.engine import EngineManifest
-from heartvit_edge.spec.routing import Arrays
+from heartvit_edge.spec.route import Arrays
 
 
 class TensorRTRunner:

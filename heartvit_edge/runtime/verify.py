@@ -13,7 +13,8 @@ from heartvit_edge.errors import CheckError
 from heartvit_edge.runtime.open import CudaChoice, open_runner
 from heartvit_edge.runtime.runner import count_feeds
 from heartvit_edge.spec.engine import EngineManifest, Precision
-from heartvit_edge.spec.routing import NOT_KEPT, Run, route
+from heartvit_edge.spec.route import Run, route
+from heartvit_edge.spec.routing import NOT_KEPT
 
 SEED = 0
 NUM_IMAGES = 4

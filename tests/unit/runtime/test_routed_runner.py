@@ -18,7 +18,8 @@ from heartvit_edge.runtime.routed_runner import RoutedRunner
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
 from heartvit_edge.runtime.verify import compare, verify_engine
 from heartvit_edge.spec.engine import BatchRange, EngineManifest
-from heartvit_edge.spec.routing import NOT_KEPT, route, tails_of
+from heartvit_edge.spec.route import route, tails_of
+from heartvit_edge.spec.routing import NOT_KEPT
 from heartvit_edge.spec.tensor import TensorInfo
 
 ENTRY = "macs-0.6"
