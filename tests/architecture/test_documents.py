@@ -17,6 +17,7 @@ DOCUMENTS = (
     "docs/architecture.md",
     "docs/bench.md",
     "docs/finetune.md",
+    "docs/forms.md",
     "docs/gates.md",
     "docs/install.md",
     "docs/method.md",

@@ -541,7 +541,7 @@ def test_ctrl_c_while_exporting_leaves_no_pack(export, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]
 
 
-def test_graphs_that_take_any_count_are_shared_and_weights_stored_once(export, tmp_path):
+def test_graphs_that_take_any_count_are_shared_and_run_with_each_budgets(export, run_cli, inputs, tmp_path):
     words = ["--budget", "0.8", "--budget", "0.6", "--sites", "1,2", "--symmetric", "--no-heads"]
     result = export(tmp_path / "pack", *words, "--form", "adaptive-shape", "--parity-batch-sizes", "1,3")
     assert result.exit_code == 0, result.stderr
@@ -552,6 +552,13 @@ def test_graphs_that_take_any_count_are_shared_and_weights_stored_once(export, t
     assert large.num_keep != small.num_keep
     assert all(entry.parity.batch_sizes == (1, 3) for entry in pack.entries)
     assert "macs-0.8 and macs-0.6 share adaptive-shape.onnx" in result.stderr
+    store = ["--engines", tmp_path / "engines"]
+    built = run_cli("build-engine", tmp_path / "pack", "--backend", "onnxruntime", *store)
+    assert built.exit_code == 0, built.stderr
+    data = ["--data", inputs / "noise.npz", "--out", tmp_path / "run", *store]
+    assert run_cli("evaluate", tmp_path / "pack", *data).exit_code == 0
+    words = ["--duration", "0.02", "--trials", "1", "--batch-size", "1", "--out", tmp_path / "run", *store]
+    assert run_cli("bench", tmp_path / "pack", *words).exit_code == 0
 
 
 def test_plans_that_cannot_share_a_graph_are_told_with_what_would_make_it_one(export, tmp_path):
