@@ -70,7 +70,7 @@ def _kept_table(entries: Sequence[PackEntry], title: str) -> Markup:
     columns: list[tuple[str, list[str | None]]] = [
         ("Entry: what it keeps", [entry.name for entry in entries]),
         ("Budgets", [_budgets(plan) for plan in plans]),
-        ("Tokens kept", [_tokens(plan) for plan in plans]),
+        ("Tokens kept", [_tokens(entry) for entry in entries]),
         ("Heads kept", [f"{kept_heads(plan)} of {plan.shape.depth * plan.shape.num_heads}" for plan in plans]),
     ]
     if any(loses_units(plan) for plan in plans):
@@ -106,7 +106,12 @@ def _limit(budget: Budget) -> str:
     return f"{words} ≤ {limit:.4g} {unit}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
-def _tokens(plan: PruningPlan) -> str:
+def _tokens(entry: PackEntry) -> str:
+    plan = entry.plan
+    if entry.routing is not None:
+        prefix, tails = plan.shape.num_prefix_tokens, entry.routing.tails
+        ranges = {site: (tails[0].num_keep[site] + prefix, tails[-1].num_keep[site] + prefix) for site in plan.sites}
+        return ", ".join(f"{low} to {high} from block {site}" for site, (low, high) in ranges.items()) + ", by image"
     sites = ", ".join(f"{count} from block {block}" for block, count in plan.sites.items())
     return sites or f"all {plan.shape.num_tokens}"
 

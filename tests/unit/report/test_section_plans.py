@@ -18,6 +18,8 @@ from heartvit_edge.report.runs import Run
 from heartvit_edge.report.section_plans import plans
 from heartvit_edge.report.svg_blocks import hidden_units, units_plot
 from heartvit_edge.spec.budget import QUANTITIES, Budget
+from heartvit_edge.spec.pack import PackEntry
+from heartvit_edge.spec.routing import Routing, Tail
 
 DENSE, PRUNED = series_of([("run", "dense"), ("run", "macs-0.5")]).values()
 
@@ -65,6 +67,41 @@ def test_costs_and_units_that_no_plan_has_have_no_column():
     whole = planned_pack(blocks=make_pack().entries[1].plan.blocks, energy_mj=None)
     headings = list(tables_of(section_of(whole))["Entry: what it keeps"]["dense"])
     assert headings[-3:] == ["MACs", "Weights", "Latency by the device table"]
+
+
+def test_tokens_that_images_get_by_need_are_told_from_fewest_to_most():
+    pack = make_pack()
+    dense, pruned, *others = pack.entries
+    counts = ((3, 3), (8, 6))
+    tails = tuple(
+        Tail(
+            num_keep=dict(zip(pruned.plan.sites, found, strict=True)),
+            onnx=f"{found[0]}.onnx",
+            onnx_sha256="0" * 64,
+            outputs=pruned.outputs,
+            macs=15_000,
+            share=0.5,
+        )
+        for found in counts
+    )
+    routing = Routing(
+        outputs=(),
+        unit="nats",
+        threshold=0.1,
+        images=None,
+        counts=((3, 1), (8, 1)),
+        tails=tails,
+        mean_macs=pruned.plan.dense_macs // 4,
+        check=None,
+    )
+    by_input = PackEntry.model_validate(pruned.model_dump() | {"form": "adaptive-input", "routing": routing})
+    adaptive = pack.model_copy(update={"entries": (dense, by_input, *others)})
+    kept = tables_of(section_of(adaptive))["Entry: what it keeps"][pruned.name]
+    expected = [
+        f"{low + 1} to {high + 1} from block {site}" for low, high, site in zip(*counts, pruned.plan.sites, strict=True)
+    ]
+    assert kept["Tokens kept"] == ", ".join(expected) + ", by image"
+    assert kept["MACs"] == "25.0 %"
 
 
 def test_costs_read_outside_of_the_device_table_say_so():
