@@ -16,6 +16,7 @@ from heartvit_edge.cli import (
     evaluate,
     export,
     finetune,
+    lint,
     plan,
     quickstart,
     report,
@@ -56,6 +57,7 @@ app.command("doctor")(doctor.doctor)
 app.command("evaluate")(evaluate.evaluate)
 app.command("export")(export.export)
 app.command("finetune")(finetune.finetune)
+app.command("lint")(lint.lint)
 app.command("plan")(plan.plan)
 app.command("quickstart")(quickstart.quickstart)
 app.command("score")(score.score)

@@ -16,6 +16,7 @@ from heartvit_edge.errors import MachineError
 from heartvit_edge.power.jtop import why_unusable
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "scipy")
+INSTALL_ONNX = "pip install 'heartvit-edge[onnxruntime]'"
 INSTALL_HOST = "pip install 'heartvit-edge[host]'"
 FINETUNE_PACKAGES = ("accelerate", "tensorboard")
 INSTALL_FINETUNE = "pip install 'heartvit-edge[finetune]'"
@@ -34,6 +35,7 @@ def commands(root: Path = Path("/")) -> dict[str, Lacks]:
         "score": lacks_host,
         "plan": lacks_solver,
         "export": lacks_export,
+        "lint": lacks_onnx,
         "finetune": lacks_finetune,
         "build-engine --backend onnxruntime": lambda: lacks_module_name(root) or lacks_onnxruntime(),
         "build-engine --backend tensorrt": lambda: lacks_module_name(root) or lacks_tensorrt(),
@@ -115,6 +117,11 @@ def lacks_export() -> MachineError | None:
     if not importable("onnx"):
         return MachineError("not installed: onnx", hint=INSTALL_HOST)
     return lacks_host() or lacks_onnxruntime()
+
+
+def lacks_onnx() -> MachineError | None:
+    """Return why graphs cannot be read; None if they can."""
+    return None if importable("onnx") else MachineError("not installed: onnx", hint=INSTALL_ONNX)
 
 
 def lacks_onnxruntime() -> MachineError | None:

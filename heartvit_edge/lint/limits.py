@@ -106,9 +106,11 @@ def _at_most_3d(_scope: Scope, node: NodeProto, _target: Target) -> Problems:
         yield f"{spatial} spatial dimensions, expected at most 3", "pool over fewer dimensions at a time"
 
 
-def _one_output(_scope: Scope, node: NodeProto, _target: Target) -> Problems:
-    if any(node.output[1:]):
-        yield f"{len(node.output)} outputs, expected the first alone", "leave the further outputs unused"
+def _one_output(scope: Scope, node: NodeProto, _target: Target) -> Problems:
+    given = {value.name for value in scope.graph.output}
+    used = [name for name in node.output[1:] if name and (name in given or name in scope.consumers)]
+    if used:
+        yield f"output {used[0]} is used, expected the first alone", "compute it by other operators"
 
 
 def _not_training(scope: Scope, node: NodeProto, _target: Target) -> Problems:

@@ -28,7 +28,7 @@ def check_versions(model: ModelProto, target: Target) -> Iterator[Finding]:
         )
     elif 0 < opset < target.min_opset:
         yield _model_finding(
-            "warning" if target.is_tensorrt and opset >= 7 else "error",
+            "warning",
             "opset",
             f"opset {opset}, and {target.title} promises {target.min_opset} and later",
             "onnx.version_converter.convert_version, or export again",
@@ -69,7 +69,7 @@ def check_types(found: Sequence[Scope], target: Target) -> Iterator[Finding]:
             rule="dtype",
             node=first,
             op=op,
-            reason=f"{len(named)} tensors of {dtype}, which {target.title} "
+            reason=f"{len(named)} tensor{'s' * (len(named) > 1)} of {dtype}, which {target.title} "
             + (f"computes in {into}" if into else "does not have"),
             cure="export in float32: model.float()"
             if dtype == "DOUBLE"

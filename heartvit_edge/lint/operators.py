@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from onnx import NodeProto
 
 OWN_DOMAINS = ("", "ai.onnx")
-LOW_PRECISION = {"BFLOAT16": "BF16", "FLOAT16": "FP16", "FLOAT8E4M3FN": "FP8", "INT4": "INT4", "FLOAT4E2M1": "FP4"}
-"""Floating-point types, and those that only quantization makes, as the matrix calls them."""
+LOW_PRECISION = {"BFLOAT16": "BF16", "FLOAT16": "FP16"}
+"""Floating-point types that not every operator takes, as the matrix calls them."""
 
 TAKES_MORE = ("NonZero", "RandomNormalLike", "RandomUniformLike")
 """Operators whose importers take more types than the matrix lists, or only read a shape."""
