@@ -38,7 +38,7 @@ def lint_file(path: Path, target: Target, *, static: bool = False) -> LintReport
         InputError: If the file is missing, is no ONNX model, or lacks its external data.
     """
     model = read_model(path)
-    findings = [*check_versions(model, target), *_invalid(model)]
+    findings = [*check_versions(model, target), *_invalid(path)]
     model = _known(model, path)
     found = scopes(model)
     findings += check_types(found, target)
@@ -48,7 +48,7 @@ def lint_file(path: Path, target: Target, *, static: bool = False) -> LintReport
         findings += check_shape_tensors(scope, target)
         findings += check_dynamic_reshape(scope, target)
         findings += check_branches(scope, target)
-        findings += check_data_dependent(scope, static=static)
+        findings += check_data_dependent(scope, target, static=static)
         findings += check_scatter(scope, target, static=static)
     if not target.is_tensorrt and not any(finding.severity == "error" for finding in findings):
         findings += _refused_by_onnxruntime(path)
@@ -62,12 +62,12 @@ def lint_file(path: Path, target: Target, *, static: bool = False) -> LintReport
     )
 
 
-def _invalid(model: ModelProto) -> list[Finding]:
-    """Return what ONNX's own checker says against the model; operators of other domains it passes over."""
+def _invalid(path: Path) -> list[Finding]:
+    """Return what ONNX's own checker says against the file; operators of other domains it passes over."""
     import onnx
 
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(str(path))
     except onnx.checker.ValidationError as err:
         reason = f"onnx.checker refuses it: {str(err).splitlines()[0]}"
         return [Finding(severity="error", rule="invalid", node="", op="", reason=reason, cure="export it again")]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from heartvit_edge.lint.graph import Scope, attributes, name_of
-from heartvit_edge.lint.operators import OWN_DOMAINS
+from heartvit_edge.lint.operators import OWN_DOMAINS, support_matrix
 from heartvit_edge.lint.partial import known_entries
 from heartvit_edge.lint.report import Finding, Severity
 from heartvit_edge.spec.target import Target
@@ -67,6 +67,8 @@ def check_dynamic_reshape(scope: Scope, target: Target) -> Iterator[Finding]:
     for node in scope.graph.node:
         if node.op_type != "Reshape" or len(node.input) < 2 or scope.is_constant(node.input[1]):
             continue
+        if any(scope.device_makers(node.input[1])):
+            continue  # which is an error already
         sizes = known_entries(scope, node.input[1])
         if sizes is not None and sizes.count(None) > 1:
             yield _finding(
@@ -106,12 +108,13 @@ def check_branches(scope: Scope, target: Target) -> Iterator[Finding]:
             )
 
 
-def check_data_dependent(scope: Scope, *, static: bool) -> Iterator[Finding]:
+def check_data_dependent(scope: Scope, target: Target, *, static: bool) -> Iterator[Finding]:
     """Yield a finding for each output whose size follows from data: an error where ``static`` forbids it."""
     for node in scope.graph.node:
         if node.domain not in OWN_DOMAINS:
             continue
-        if node.op_type in DATA_DEPENDENT and not scope.is_constant(node.input[0]):
+        taken = not target.is_tensorrt or target.name in support_matrix().get(node.op_type, {})
+        if node.op_type in DATA_DEPENDENT and taken and not scope.is_constant(node.input[0]):
             yield _finding(
                 "error" if static else "warning",
                 "data-dependent",
