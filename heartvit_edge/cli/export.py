@@ -17,6 +17,7 @@ from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import MANIFEST
+from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, find_target, with_dynamo
 
 if TYPE_CHECKING:
     from heartvit_edge.allocation.accept import PlanningImages
@@ -109,6 +110,13 @@ def export(
     buckets: form_options.Buckets = None,
     external_data: form_options.ExternalData = False,
     parity_batch_sizes: form_options.ParityBatchSizes = "1,2,8",
+    target: Annotated[
+        str,
+        typer.Option(metavar="TARGET", help=f"What will read the graphs: {', '.join(TARGETS)}; see docs/targets.md."),
+    ] = DEFAULT_TARGET,
+    dynamo: Annotated[
+        bool, typer.Option("--dynamo", help="Export with torch's newer exporter: slower, and fewer nodes.")
+    ] = False,
     finetuned: Annotated[
         list[Path] | None,
         typer.Option(
@@ -150,6 +158,7 @@ def export(
     learns = _learns(gate, gate_images, reduction, scorer if plan_images else None)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
+    asked = with_dynamo(find_target(target)) if dynamo else find_target(target)
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes)
     form_options.check_buckets(form, buckets)
@@ -219,8 +228,10 @@ def export(
             sensitivity=table.info,
             external_data=external_data,
             routing=routing,
+            target=asked,
             force=force,
             advance=lambda _: advance(1),
+            tell=say,
         )
     for found in pack.entries:
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from heartvit_edge.export.any_count import AnyCountViT, Counts, check_counts, sweep
 from heartvit_edge.export.by_input import answers, check_loss, divide, in_pytorch, stem_source, tail_source, whole
 from heartvit_edge.export.entries import Entry
-from heartvit_edge.export.graph import graph_inputs, graph_outputs, store_graph, write_graph
+from heartvit_edge.export.graph import graph_inputs, graph_outputs, whole_model
 from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
 from heartvit_edge.gating.reduce import num_listed
@@ -52,7 +52,7 @@ def _write_static(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntr
     (entry,) = entries
     model = entry.model()
     path = making.folder / f"{entry.name}.onnx"
-    write_graph(model, making.dense.shape, path, weights=making.weights, steps=making.steps)
+    making.store(whole_model(model, making.dense.shape), path)
     parity = check_parity(model, Graph(path), making.batches, entry.name, merges=entry.reduction == "merge")
     outputs = graph_outputs(making.dense.shape, model.num_listed)
     yield pack_entry(making, entry, model, path, parity, graph_inputs(making.dense.shape), outputs)
@@ -68,7 +68,7 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
     gated = first.model()
     model, merges = AnyCountViT(gated), first.reduction == "merge"
     path = _new_name(making.folder)
-    write_graph(model, shape, path, weights=making.weights, steps=making.steps)
+    making.store(whole_model(model, shape), path)
     tried = sweep(asked, first.reduction, shape.num_patches)
     graph = Graph(path)
     for counts in tried:
@@ -108,7 +108,7 @@ def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEn
     paths += [making.folder / f"{entry.name}.tail-{bucket}.onnx" for bucket in routed.buckets]
     sources = [stem_source(routed), *(tail_source(routed, tail) for tail in routed.tails)]
     for path, source in zip(paths, sources, strict=True):
-        store_graph(source, path, weights=making.weights, steps=making.steps)
+        making.store(source, path)
     runs = [Graph(path).run for path in paths]
     for number, bucket in enumerate(routed.buckets):  # each tail with images that would have taken another, too
         listed = sources[1 + number].outputs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,17 +9,16 @@ from pathlib import Path
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.jit import TracerWarning  # type: ignore[attr-defined]  # exported in fact, not in the stub
 
 from heartvit_edge.export.any_count import AnyCountViT
 from heartvit_edge.export.attach import attach_weights, fold_constants, name_batch_by_zero
+from heartvit_edge.export.exporter import run_exporter
+from heartvit_edge.export.projections import separate_projections
 from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.pack import TensorInfo, num_keep_name
-
-OPSET = 17
-"""The highest that TensorRT 8.5 and later all read."""
+from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
 Step = Callable[[onnx.ModelProto], onnx.ModelProto]
 """Something that is done to a graph with its weights before it is stored."""
@@ -72,69 +70,49 @@ def whole_model(model: GatedViT | AnyCountViT, shape: ModelShape) -> Traceable:
     return Traceable(model, (images, *counts), graph_inputs(shape, num_keep), outputs)
 
 
-def write_graph(
-    model: GatedViT | AnyCountViT,
-    shape: ModelShape,
+def store_graph(
+    source: Traceable,
     path: Path,
     *,
+    target: Target = TARGETS[DEFAULT_TARGET],
     weights: WeightFile | None = None,
     steps: Sequence[Step] = (),
 ) -> None:
-    """Store a whole model as ONNX with a dynamic batch; see ``store_graph``.
-
-    Args:
-        model: In evaluation mode, on the CPU.
-        shape: The dense model's dimensions.
-        path: File to write.
-        weights: Where the weights go, beside the graph; None: into the graph.
-        steps: What is done to the graph before it is stored, in order.
-    """
-    store_graph(whole_model(model, shape), path, weights=weights, steps=steps)
-
-
-def store_graph(
-    source: Traceable, path: Path, *, weights: WeightFile | None = None, steps: Sequence[Step] = ()
-) -> None:
     """Store a module as ONNX and check the graph.
 
-    The TorchScript-based exporter is asked for by name: the graphs that TensorRT 8.6 and 10.3 read are those of opset
-    17, which the newer exporter does not write. It traces the graph without weights; those are attached one by one.
+    torch's older exporter traces the graph without weights; those are attached one by one. The newer one stores them.
 
     Args:
         source: What is traced.
         path: File to write.
+        target: Who reads it, which decides opset, exporter and how attention is written.
         weights: Where the weights go, beside the graph; None: into the graph.
         steps: What is done to the graph before it is stored, in order; it has its weights then.
     """
     inputs, outputs = source.inputs, source.outputs
-    names = [info.name for info in (*inputs, *outputs)]
-    open_axes = {
-        info.name: {axis: "batch" if axis == 0 else f"{info.name}_{axis}" for axis, size in sizes if size is None}
-        for info in (*inputs, *outputs)
-        if (sizes := list(enumerate(info.shape)))
-    }
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=TracerWarning)  # shapes are constants here on purpose
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter on its own parts, as versions go
-        torch.onnx.export(
-            source.module.eval(),
-            source.example,
-            str(path),
-            dynamo=False,
-            opset_version=OPSET,
-            input_names=names[: len(inputs)],
-            output_names=names[len(inputs) :],
-            dynamic_axes=open_axes,
-            export_params=False,
-            do_constant_folding=False,
-        )
+    run_exporter(
+        source.module,
+        source.example,
+        path,
+        target,
+        inputs=[info.name for info in inputs],
+        outputs=[info.name for info in outputs],
+        open_axes={
+            info.name: {axis: "batch" if axis == 0 else f"{info.name}_{axis}" for axis, size in sizes if size is None}
+            for info in (*inputs, *outputs)
+            if (sizes := list(enumerate(info.shape)))
+        },
+        weights=target.dynamo,
+    )
     model = onnx.load(path)
-    named = (source.module.named_parameters, source.module.named_buffers)
-    tensors = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
-    at_once = weights is not None and not steps
-    attach_weights(model.graph, tensors, weights.take if weights is not None and at_once else lambda _: None)
-    fold_constants(model.graph, OPSET)
-    name_batch_by_zero(model.graph)
+    steps = (_separate, *steps) if target.separate_projections else steps
+    at_once = weights is not None and not steps and not target.dynamo
+    if not target.dynamo:
+        named = (source.module.named_parameters, source.module.named_buffers)
+        tensors = {name: tensor for each in named for name, tensor in each(remove_duplicate=False)}
+        attach_weights(model.graph, tensors, weights.take if weights is not None and at_once else lambda _: None)
+        fold_constants(model.graph, target.opset)
+        name_batch_by_zero(model.graph)
     _state_shapes(model, (*inputs, *outputs))
     for step in steps:
         model = step(model)
@@ -142,6 +120,11 @@ def store_graph(
         weights.take_all(model)
     onnx.save(model, path)
     onnx.checker.check_model(str(path), full_check=True)
+
+
+def _separate(model: onnx.ModelProto) -> onnx.ModelProto:
+    separate_projections(model)
+    return model
 
 
 def _state_shapes(graph: onnx.ModelProto, declared: tuple[TensorInfo, ...]) -> None:

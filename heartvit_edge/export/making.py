@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
-from heartvit_edge.export.graph import OPSET, Step
+from heartvit_edge.export.graph import Step, Traceable, store_graph
 from heartvit_edge.export.routing_images import RoutingImages
 from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
@@ -21,6 +22,7 @@ from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import PackEntry, Parity, TensorInfo
+from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Making:
         weights: Where weights go; None: into each graph.
         steps: What is done to each graph before it is stored.
         routing: Images that choose thresholds and buckets; needed for ``adaptive-input`` alone.
+        target: What the graphs are for.
+        tell: Told what runtimes make of each graph.
     """
 
     dense: DenseModel
@@ -42,6 +46,17 @@ class Making:
     weights: WeightFile | None
     steps: Sequence[Step]
     routing: RoutingImages | None = None
+    target: Target = TARGETS[DEFAULT_TARGET]
+    tell: Callable[[str], None] = lambda _: None
+
+    def store(self, source: Traceable, path: Path) -> None:
+        """Write a graph, and return only if the target takes it.
+
+        Raises:
+            CheckError: If the target would refuse it.
+        """
+        store_graph(source, path, target=self.target, weights=self.weights, steps=self.steps)
+        check_graph(path, self.target, self.tell)
 
     @property
     def some(self) -> Sequence[NDArray[np.float32]]:
@@ -80,7 +95,7 @@ def pack_entry(
         onnx_sha256=sha256_file(path),
         inputs=inputs,
         outputs=outputs,
-        opset=OPSET,
+        opset=making.target.opset,
         parity=parity,
         form=entry.form,
         **form,

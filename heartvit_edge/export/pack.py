@@ -22,6 +22,7 @@ from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.pack import MANIFEST, WEIGHTS, BudgetPack, PackEntry
 from heartvit_edge.spec.sensitivity import SensitivityMap
+from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
 
 def write_pack(
@@ -36,8 +37,10 @@ def write_pack(
     external_data: bool = False,
     steps: Sequence[Step] = (),
     routing: RoutingImages | None = None,
+    target: Target = TARGETS[DEFAULT_TARGET],
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
     """Export every entry, check each against PyTorch, and store them together or not at all.
 
@@ -55,13 +58,15 @@ def write_pack(
         external_data: Put the weights into a file beside the graphs in any case.
         steps: What is done to each graph before it is stored.
         routing: Images that choose how many tokens the images of ``adaptive-input`` entries get; None without any.
+        target: What the graphs are for.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
+        tell: Told what runtimes make of each graph.
 
     Raises:
         InputError: If a plan is of another model or its reduction cannot carry it out, ``out`` exists and ``force`` is
             not set, or is no pack.
-        CheckError: If a graph does not answer as PyTorch does; nothing is written then.
+        CheckError: If the target would refuse a graph, or it does not answer as PyTorch does; nothing is written then.
     """
     for plan in (entry.plan for entry in entries):
         if plan.source.weights_sha256 != dense.source.weights_sha256 or plan.shape != dense.shape:
@@ -73,7 +78,7 @@ def write_pack(
         written: dict[str, PackEntry] = {}
         aside = external_data or too_large(dense.module) or any(entry.form != "static" for entry in entries)
         with WeightFile(folder) if aside else nullcontext() as weights:
-            making = Making(dense, folder, batches, weights, steps, routing)
+            making = Making(dense, folder, batches, weights, steps, routing, target, tell)
             for group in sharing(entries):
                 for found in WRITERS[group[0].form](making, group):
                     written[found.name] = found
@@ -87,6 +92,7 @@ def write_pack(
             sensitivity=sensitivity,
             entries=tuple(written[entry.name] for entry in entries),
             tool_version=__version__,
+            target=target.name,
             **_named(folder / WEIGHTS),
         )
         pack.write(folder / MANIFEST)

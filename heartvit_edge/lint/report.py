@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
+from heartvit_edge.errors import CheckError
 from heartvit_edge.spec.base import Spec
-from heartvit_edge.spec.target import TargetName
+from heartvit_edge.spec.target import TARGETS, TargetName
 
 Severity = Literal["error", "warning"]
 
@@ -79,3 +81,26 @@ class LintReport(Spec):
     def num_fused(self) -> int:
         """How many attentions TensorRT's matcher recognises."""
         return sum(site.why_not is None for site in self.attention)
+
+    def attention_line(self) -> str:
+        """Return how much of the attention TensorRT's matcher recognises, and why not all, as one line of text."""
+        reasons = {site.why_not: site.softmax for site in self.attention if site.why_not is not None}
+        why = "".join(f"; {node}: {reason}" for reason, node in reasons.items())
+        return f"attention recognised in {self.num_fused} of {len(self.attention)} blocks{why}"
+
+
+def refuse(reports: Sequence[LintReport]) -> None:
+    """Return only if no report has an error.
+
+    Raises:
+        CheckError: If one has; the message names the first.
+    """
+    errors = [(report, finding) for report in reports for finding in report.errors]
+    if errors:
+        report, first = errors[0]
+        others = f", and {len(errors) - 1} more" if len(errors) > 1 else ""
+        raise CheckError(
+            f"{TARGETS[report.target].title} would refuse {report.file}: {first.node or 'the model'}: {first.reason}"
+            f"{others}",
+            hint=first.cure,
+        )

@@ -16,6 +16,7 @@ from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Prepr
 from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.routing import Routing
 from heartvit_edge.spec.sensitivity import SensitivityMap
+from heartvit_edge.spec.target import TargetName
 from heartvit_edge.spec.tensor import TensorInfo as TensorInfo
 from heartvit_edge.spec.tensor import num_keep_name as num_keep_name
 
@@ -204,6 +205,7 @@ class BudgetPack(Artefact):
         weights: File of the weights that graphs name as their external data, beside them; None where graphs hold their
             own.
         weights_sha256: Its hash.
+        target: What the graphs are for; None in packs from before there were targets, which every target reads.
     """
 
     schema_name: ClassVar[str] = "budget-pack"
@@ -218,6 +220,7 @@ class BudgetPack(Artefact):
     tool_version: str
     weights: str | None = None
     weights_sha256: str | None = None
+    target: TargetName | None = None
 
     @model_validator(mode="after")
     def _scores_are_of_this_model(self) -> Self:

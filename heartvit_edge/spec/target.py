@@ -20,6 +20,7 @@ class Target(Spec):
         title: As it is called in a sentence.
         opset: ONNX opset that graphs are written with.
         dynamo: Whether ``torch.onnx.export`` is asked for its newer exporter.
+        separate_projections: Whether query, key and value are written as three products.
         min_opset: Lowest opset that the target reads.
         max_opset: Highest opset that the target reads.
         max_ir_version: Highest IR version of the ONNX release that the target is built on.
@@ -34,6 +35,7 @@ class Target(Spec):
     title: str
     opset: PositiveInt
     dynamo: bool
+    separate_projections: bool = False
     min_opset: PositiveInt
     max_opset: PositiveInt
     max_ir_version: PositiveInt
@@ -115,6 +117,7 @@ TARGETS: dict[str, Target] = {
             title="ONNX Runtime",
             opset=17,
             dynamo=False,
+            separate_projections=True,
             min_opset=7,
             max_opset=21,
             max_ir_version=10,
@@ -124,8 +127,25 @@ TARGETS: dict[str, Target] = {
     )
 }
 
+DYNAMO_OPSET = 20
+"""The lowest in which torch's newer exporter writes GELU as one node, which ONNX Runtime fuses."""
+
 DEFAULT_TARGET: TargetName = "trt-8.6"
 """Every other target reads what this one does."""
+
+
+def with_dynamo(target: Target) -> Target:
+    """Return the target written for by torch's newer exporter, in an opset that it writes.
+
+    Raises:
+        InputError: If the target reads none of these.
+    """
+    if target.max_opset < DYNAMO_OPSET:
+        raise InputError(
+            f"torch's newer exporter writes opset {DYNAMO_OPSET}, and {target.title} reads up to {target.max_opset}",
+            hint="leave --dynamo out, or name another --target",
+        )
+    return target.model_copy(update={"dynamo": True, "opset": max(target.opset, DYNAMO_OPSET)})
 
 
 def find_target(name: str) -> Target:

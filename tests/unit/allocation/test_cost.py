@@ -11,6 +11,7 @@ import timm
 import torch
 from fakes.small_plans import VIT_B
 from fakes.tiny_vit import images, load_tiny, make_vit, plan_of
+from fakes.written_graph import write_graph
 from onnx import helper
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -24,7 +25,6 @@ from heartvit_edge.allocation.cost import (
     plan_macs,
     plan_params,
 )
-from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.random_gate import RandomGate

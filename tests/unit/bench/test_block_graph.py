@@ -12,6 +12,7 @@ import pytest
 import timm
 import torch
 from fakes.tiny_vit import make_vit, plan_of
+from fakes.written_graph import write_graph
 from onnx import numpy_helper
 from timm.layers import SwiGLUPacked
 
@@ -19,7 +20,6 @@ from heartvit_edge.bench.block_graph import write_chain, write_fixed
 from heartvit_edge.engines.onnxruntime_session import CPU, open_session
 from heartvit_edge.engines.precision import write_half
 from heartvit_edge.errors import MachineError
-from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.forward import classify, run_block
 from heartvit_edge.model.surgery import keep_heads

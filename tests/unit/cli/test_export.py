@@ -13,7 +13,7 @@ from fakes.tiny_vit import IMG_SIZE, NAME, VARIANTS, kwargs_pairs, model_options
 from PIL import Image
 
 from heartvit_edge.allocation.plan import make_plan
-from heartvit_edge.export import forms
+from heartvit_edge.export import forms, making
 from heartvit_edge.sensitivity.scorers import SCORERS
 from heartvit_edge.sensitivity.table import ARRAYS_FILE, MAP_FILE, read_table
 from heartvit_edge.spec.budget import Budget
@@ -491,19 +491,19 @@ def test_class_names_come_from_the_folder_where_it_has_one_for_each_class(export
 
 
 def test_a_graph_that_differs_from_pytorch_exits_5_and_leaves_the_scores_but_no_pack(export, tmp_path, monkeypatch):
-    write = forms.write_graph
+    write = making.store_graph
 
-    def perturbed(model, shape, path, **given):
-        model = copy.deepcopy(model)
-        model.backbone.head.bias += 0.5
-        write(model, shape, path, **given)
+    def perturbed(source, path, **given):
+        module = copy.deepcopy(source.module)
+        module.backbone.head.bias += 0.5
+        write(dataclasses.replace(source, module=module), path, **given)
 
-    monkeypatch.setattr(forms, "write_graph", perturbed)
+    monkeypatch.setattr(making, "store_graph", perturbed)
     result = export(tmp_path / "pack", "--budget", "0.7")
     assert (result.exit_code, result.stdout) == (5, "")
     assert "error: dense: logits differ from PyTorch by 0.5" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["pack.scores"]
-    monkeypatch.setattr(forms, "write_graph", write)
+    monkeypatch.setattr(making, "store_graph", write)
     again = export(tmp_path / "pack", "--budget", "0.7")
     assert again.exit_code == 0
     assert "fit and are used again" in again.stderr

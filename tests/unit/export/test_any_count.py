@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 from fakes.tiny_vit import images, make_vit, plan_of
+from fakes.written_graph import write_graph
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.export.any_count import AnyCountViT, check_counts, count_limits, sweep
-from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.token_gate import make_token_gate

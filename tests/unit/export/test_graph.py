@@ -7,8 +7,9 @@ import onnxruntime
 import pytest
 import torch
 from fakes.tiny_vit import images, make_vit, plan_of
+from fakes.written_graph import write_graph
 
-from heartvit_edge.export.graph import graph_inputs, graph_outputs, write_graph
+from heartvit_edge.export.graph import graph_inputs, graph_outputs
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.random_gate import RandomGate

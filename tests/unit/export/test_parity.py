@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from fakes.tiny_vit import images, make_vit, plan_of
+from fakes.written_graph import write_graph
 
 from heartvit_edge.errors import CheckError
-from heartvit_edge.export.graph import write_graph
 from heartvit_edge.export.parity import TOLERANCE, Graph, check_parity, parity_batches
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.zoo import _shape

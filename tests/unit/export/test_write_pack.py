@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from dataclasses import replace
 
 import pytest
 from fakes.tiny_vit import images, load_tiny, plan_of
 
 from heartvit_edge.errors import CheckError, InputError
-from heartvit_edge.export import forms
+from heartvit_edge.export import making
 from heartvit_edge.export.entries import Entry, planned_entries
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.spec.budget import Budget
@@ -159,16 +160,16 @@ def test_an_altered_file_is_refused_when_the_pack_is_opened(dense, tmp_path):
 @pytest.fixture
 def _perturbed(monkeypatch):
     """Let the graph of the second entry be written from other weights than PyTorch is asked with."""
-    write, calls = forms.write_graph, []
+    write, calls = making.store_graph, []
 
-    def other(model, shape, path, **given):
+    def other(source, path, **given):
         calls.append(path.name)
         if len(calls) == 2:
-            model = copy.deepcopy(model)
-            model.backbone.blocks[0].mlp.fc2.bias[0] += 0.5
-        write(model, shape, path, **given)
+            source = replace(source, module=copy.deepcopy(source.module))
+            source.module.backbone.blocks[0].mlp.fc2.bias[0] += 0.5
+        write(source, path, **given)
 
-    monkeypatch.setattr(forms, "write_graph", other)
+    monkeypatch.setattr(making, "store_graph", other)
 
 
 @pytest.mark.usefixtures("_perturbed")
