@@ -14,6 +14,7 @@ from heartvit_edge.cli import host_options as options
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
 from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
+from heartvit_edge.cli.requirements import lacks_dynamo
 from heartvit_edge.cli.score import run_score
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.pack import MANIFEST
@@ -159,6 +160,8 @@ def export(
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     asked = with_dynamo(find_target(target)) if dynamo else find_target(target)
+    if dynamo and (lacks := lacks_dynamo()):
+        raise lacks
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes)
     form_options.check_buckets(form, buckets)

@@ -119,6 +119,11 @@ def lacks_export() -> MachineError | None:
     return lacks_host() or lacks_onnxruntime()
 
 
+def lacks_dynamo() -> MachineError | None:
+    """Return why torch's newer exporter cannot be used; None if it can."""
+    return None if importable("onnxscript") else MachineError("not installed: onnxscript", hint=INSTALL_HOST)
+
+
 def lacks_onnx() -> MachineError | None:
     """Return why graphs cannot be read; None if they can."""
     return None if importable("onnx") else MachineError("not installed: onnx", hint=INSTALL_ONNX)

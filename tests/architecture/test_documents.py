@@ -22,6 +22,7 @@ DOCUMENTS = (
     "docs/install.md",
     "docs/method.md",
     "docs/scores.md",
+    "docs/targets.md",
     "docs/trtexec.md",
     "docker/README.md",
     "engines/README.md",
