@@ -1,8 +1,8 @@
 """Attention as TensorRT's matcher looks for it: MatMul, an optional scale and mask, Softmax, MatMul.
 
 Source:
-    NVIDIA TensorRT documentation, "Fused Attention": the pattern, heads of 16 to 256 in multiples of 8; at INT8 of 16, 32
-    or 64, with at most 512 keys.
+    NVIDIA TensorRT documentation, "Fused Attention": the pattern, heads of 16 to 256 in multiples of 8; at INT8 of 16,
+    32 or 64, with at most 512 keys.
 """
 
 from __future__ import annotations
