@@ -84,6 +84,11 @@ def _top_k(scope: Scope, node: NodeProto, target: Target) -> Problems:
         yield f"K is {max(counts)}, expected at most {MOST_K}", "take the best in two steps, of parts and then of these"
 
 
+def _int32(scope: Scope, node: NodeProto, _target: Target) -> Problems:
+    if scope.dtype(node.input[0]) == "INT32":
+        yield "dequantizes INT32, expected INT8", "leave biases in float: extra_options={'QuantizeBias': False}"
+
+
 def _zero_point(scope: Scope, node: NodeProto, _target: Target) -> Problems:
     if len(node.input) < 3 or not node.input[2]:
         return
@@ -180,7 +185,7 @@ LIMITS: dict[str, tuple[Limit, ...]] = {
     "BatchNormalization": (_attribute("training_mode", 0, (0,), _EVALUATE),),
     "Constant": (_plain_value,),
     "CumSum": (_stored(1, "axis"),),
-    "DequantizeLinear": (_zero_point,),
+    "DequantizeLinear": (_zero_point, _int32),
     "Dropout": (_not_training,),
     "Einsum": (_einsum,),
     "EyeLike": (_static(lambda _node, rank: list(range(rank))),),

@@ -148,6 +148,13 @@ PLANTED = {
         "trt-10.3",
         ("error", "limit", "QuantizeLinear"),
     ),
+    "a quantized bias": (
+        "g (float[N,4] x) => (float[N,4] y) <float s = {0.1}, int32[4] b = {1,2,3,4}> {\n"
+        "c = DequantizeLinear(b, s)\n y = Add(x, c) }",
+        17,
+        "trt-10.3",
+        ("error", "limit", "DequantizeLinear"),
+    ),
     "axes that are computed": (
         "g (float[N,4] x, int64[1] a) => (float[N,1] y) { y = ReduceSum(x, a) }",
         17,
