@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 from heartvit_edge.lint.read import external_tensors
@@ -86,10 +87,11 @@ def _data_of(path: Path) -> set[Path]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ONNX Runtime's optimizer from logging how it went about it."""
+    """Keep ONNX Runtime's optimizer from logging and printing how it went about it: stdout is for data."""
     former = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        yield
+        with redirect_stdout(io.StringIO()):
+            yield
     finally:
         logging.disable(former)

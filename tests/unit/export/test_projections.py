@@ -1,5 +1,7 @@
 """Three projections compute what the packed one does, and ONNX Runtime's fusion recognises them."""
 
+import sys
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -77,3 +79,14 @@ def test_nothing_is_left_that_nothing_reads(tmp_path):
 def test_a_graph_too_large_to_show_is_not_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("heartvit_edge.lint.fusions.LARGEST", 1000)
     assert count_fusions(_packed(tmp_path)) is None
+
+
+def test_a_fusion_that_fails_is_told_and_prints_nothing(tmp_path, monkeypatch, capsys):
+    def fails(*_args, **_options):
+        sys.stdout.write("failed in shape inference")
+        raise RuntimeError("Graph is not a DAG")
+
+    monkeypatch.setattr("onnxruntime.transformers.optimizer.optimize_model", fails)
+    fusions = count_fusions(_packed(tmp_path))
+    assert fusions.line().endswith("; its fusion for a GPU fails")
+    assert capsys.readouterr().out == ""
