@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from heartvit_edge.engines.onnxruntime_session import open_session
-from heartvit_edge.engines.precision import write_half
+from heartvit_edge.graph.half import write_half
 from heartvit_edge.spec.engine import Precision
 from heartvit_edge.spec.model import ModelShape
 

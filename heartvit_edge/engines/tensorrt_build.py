@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from heartvit_edge.engines import timing_cache
 from heartvit_edge.engines.build_progress import Progress, progress_monitor
-from heartvit_edge.engines.precision import float32_nodes, name_nodes, write_half
+from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
 from heartvit_edge.engines.profiles import Profile, add_profiles
 from heartvit_edge.engines.signals import held_back
 from heartvit_edge.engines.tensorrt_layers import inspect_engine

@@ -14,6 +14,7 @@ from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.precision import Precision, PrecisionGraph
 from heartvit_edge.spec.sensitivity import SensitivityMap
 
 MANIFEST = "manifest.json"
@@ -76,8 +77,9 @@ class PackEntry(Spec):
         role: What the entry is for. Packs from before there were roles had the dense model and pruned ones.
         compares_with: Name of the entry with the same plan, and so with equal MACs, which a baseline has and a dense or
             pruned entry has not.
-        onnx: File name of the graph, relative to the pack.
+        onnx: File name of the FP32 graph, relative to the pack.
         onnx_sha256: Its hash.
+        others: The same graph in other precisions, none of them twice.
         inputs: The graph's inputs; the first is the image batch (B, 3, H, W).
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
             the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending. A
@@ -97,6 +99,7 @@ class PackEntry(Spec):
     compares_with: str | None = None
     onnx: str
     onnx_sha256: str
+    others: tuple[PrecisionGraph, ...] = ()
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: PositiveInt
@@ -125,6 +128,17 @@ class PackEntry(Spec):
                 f"{self.gate_weights_sha256} and {self.gate_macs} MACs, expected all of them for {LEARNED} and no other"
             )
         return self
+
+    @model_validator(mode="after")
+    def _one_graph_a_precision(self) -> Self:
+        found = [graph.precision for graph in self.others]
+        if len(set(found)) != len(found):
+            raise ValueError(f"{self.name} has graphs in {found}, expected each precision once")
+        return self
+
+    def other(self, precision: Precision) -> PrecisionGraph | None:
+        """Return the entry's graph in a precision other than FP32; None where the pack has none."""
+        return next((graph for graph in self.others if graph.precision == precision), None)
 
     @property
     def macs(self) -> int:
@@ -205,7 +219,8 @@ class BudgetPack(Artefact):
             )
         pack = cls.read(folder / MANIFEST)
         for entry in pack.entries:
-            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint=AGAIN)
+            for graph in (entry, *entry.others):
+                check_sha256(folder / graph.onnx, graph.onnx_sha256, hint=AGAIN)
             if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
                 check_sha256(folder / entry.gate_weights, entry.gate_weights_sha256, hint=AGAIN)
         return pack

@@ -17,7 +17,7 @@ from timm.layers import SwiGLUPacked
 
 from heartvit_edge.bench.block_graph import write_chain, write_fixed
 from heartvit_edge.engines.onnxruntime_session import CPU, open_session
-from heartvit_edge.engines.precision import write_half
+from heartvit_edge.graph.half import write_half
 from heartvit_edge.errors import MachineError
 from heartvit_edge.export.graph import write_graph
 from heartvit_edge.gating.gated import GatedViT

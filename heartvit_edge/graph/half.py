@@ -129,10 +129,10 @@ def _tidy_casts(graph: onnx.GraphProto, float32: set[str]) -> None:
     nodes = [node for node in nodes if node.op_type != "Cast" or node.output[0] in used]
     del graph.value_info[:]  # follows from the nodes, and the converter leaves FP16 where a node stayed FP32
     del graph.node[:]
-    graph.node.extend(_in_order(nodes))
+    graph.node.extend(in_order(nodes))
 
 
-def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return the nodes so that each comes after those it reads from."""
     producer = {name: node for node in nodes for name in node.output if name}
     done: dict[str, onnx.NodeProto] = {}
