@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 
 from heartvit_edge.errors import CheckError
+from heartvit_edge.export.sessions import open_graph
 from heartvit_edge.spec.precision import Calibration
 
 Feed = Mapping[str, NDArray[Any]]
@@ -112,8 +113,6 @@ def _divergence(reference: NDArray[np.float64], other: NDArray[np.float64]) -> f
 
 def _observer(source: Path, tensors: Sequence[str]) -> Callable[[Feed], dict[str, NDArray[Any]]]:
     """Return what runs the graph on a batch and gives the tensors by name."""
-    from heartvit_edge.export.sessions import open_graph
-
     model = onnx.load(str(source), load_external_data=False)
     inputs = {info.name for info in model.graph.input}
     inner = [name for name in dict.fromkeys(tensors) if name not in inputs]

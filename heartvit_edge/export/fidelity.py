@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from heartvit_edge.errors import CheckError
 from heartvit_edge.export.activation_ranges import Feed
+from heartvit_edge.export.sessions import open_file
 from heartvit_edge.spec.precision import Fidelity
 
 MIN_COSINE_FP16 = 0.9999
@@ -41,14 +42,7 @@ def compare_graphs(reference: Path, other: Path, feeds: Sequence[Feed], name: st
     Raises:
         CheckError: If a logit of the other graph is not finite.
     """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
-    sessions = [
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        for path in (reference, other)
-    ]
+    sessions = [open_file(path) for path in (reference, other)]
     cosines: list[float] = []
     losses: list[float] = []
     same: list[bool] = []
