@@ -11,6 +11,7 @@ import typer
 
 from heartvit_edge.cli import host_options as options
 from heartvit_edge.cli import plan_options
+from heartvit_edge.cli import precision_options as precisions
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
 from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
@@ -115,6 +116,10 @@ def export(
             help="Fine-tune of plans of this pack: adds BUDGET.finetuned for each, and its control; repeat for more.",
         ),
     ] = None,
+    precision: precisions.Precision = None,
+    calibration: precisions.Calibration = None,
+    calibration_images: precisions.CalibrationImages = None,
+    int8_loss: precisions.Int8Loss = None,
     scores: Annotated[
         Path | None,
         typer.Option(help="Folder of scores, plans and gates, made or used again.", show_default="OUT.scores"),
@@ -130,12 +135,16 @@ def export(
     beside the pack and used again where model, images and settings are the same.
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
+
+    Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.5 --precision fp16 --precision int8
+    --out pack
     """
     from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.entries import check_baselines, planned_entries
     from heartvit_edge.export.finetuned import read_runs, with_finetuned
     from heartvit_edge.export.pack import check_out, write_pack
+    from heartvit_edge.export.precision import describe
     from heartvit_edge.gating.gate import check_gate, default_gate
 
     if plan_images == 1:
@@ -143,6 +152,9 @@ def export(
     learns = _learns(gate, gate_images, reduction, scorer if plan_images else None)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
+    precisions.check_asked(
+        precision, calibration=calibration, calibration_images=calibration_images, int8_loss=int8_loss
+    )
     budgets = plan_options.read_budgets(budget)
     settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
     check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)
@@ -192,6 +204,16 @@ def export(
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
     batches: list[NDArray[np.float32]] = list(preprocess(images, given.dense.preprocessing, batch_size))
+    others = precisions.choose_precisions(
+        precision,
+        calibration,
+        calibration_images,
+        int8_loss,
+        given.scored,
+        given.dense.preprocessing,
+        batch_size,
+        PARITY_IMAGES,
+    )
     entries = planned_entries(given.dense, plans, gates if chosen is None else chosen, reduction.value, baselines)
     entries = with_finetuned(entries, given.dense, runs, say)
     for entry in entries[1:] if baselines else ():
@@ -206,12 +228,15 @@ def export(
             classes=_class_names(given.scored.classes, given.dense.shape.num_classes),
             calibration=table.info.images,
             sensitivity=table.info,
+            precisions=others,
             force=force,
             advance=lambda _: advance(1),
         )
     for found in pack.entries:
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
         say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
+        for graph in found.others:
+            say(describe(graph))
     typer.echo(out / MANIFEST)
 
 

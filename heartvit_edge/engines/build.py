@@ -11,11 +11,12 @@ from heartvit_edge.engines import onnxruntime_build
 from heartvit_edge.engines.build_progress import Progress
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
+from heartvit_edge.engines.pick_graph import pick_graph
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.signals import termination_as_exit
 from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, engine_folder, option, reusable_engine
 from heartvit_edge.engines.store_lock import clear, left_overs, lock_store
-from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options
+from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options, strongly_typed
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.engines.timing_cache import cache_path
 from heartvit_edge.engines.workspace import free_memory, workspace_bytes
@@ -94,8 +95,9 @@ def build_engine(
         clock: Seconds, never backwards.
 
     Raises:
-        InputError: If the pack has no such entry, the backend takes no such settings, or the store has another engine
-            in its place and ``force`` is not set; the hint replaces it.
+        InputError: If the pack has no such entry, or no INT8 graph of it where that is asked for, the backend takes no
+            such settings, or the store has another engine in its place and ``force`` is not set; the hint says what to
+            do.
         MachineError: If the backend or what it needs is missing.
         CheckError: If a file was altered, the graph cannot be built, or ``verify`` finds the engine wrong.
     """
@@ -106,15 +108,16 @@ def build_engine(
             hint="leave --optimization-level and --sparse out, or add --backend tensorrt",
         )
     entry = pack.entry(entry_name)
-    onnx = pack_folder / entry.onnx
-    check_sha256(onnx, entry.onnx_sha256, hint="export the pack again")
+    picked = pick_graph(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
+    onnx = pack_folder / picked.onnx
+    check_sha256(onnx, picked.sha256, hint="export the pack again")
     wanted = EngineManifest(
         entry=entry.name,
         backend=backend,
         precision=precision,
         file=FILE_NAMES[backend],
         sha256=NOT_BUILT,
-        onnx_sha256=entry.onnx_sha256,
+        onnx_sha256=picked.sha256,
         inputs=entry.inputs,
         outputs=entry.outputs,
         batch=batch,
@@ -147,9 +150,11 @@ def build_engine(
             facts: tuple[tuple[str, str], ...] = ()
             if backend == "onnxruntime":
                 provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
-                onnxruntime_build.build_graph(onnx, target, pack.shape, precision, provider, num_threads)
+                convert = precision == "fp16" and picked.precision == "fp32"
+                onnxruntime_build.build_graph(onnx, target, pack.shape, convert, provider, num_threads)
             else:
-                job = Job(onnx, entry, pack.shape, precision, make_profiles(entry.inputs, batch), settings)
+                profiles = make_profiles(entry.inputs, batch)
+                job = Job(onnx, entry, pack.shape, precision, profiles, settings, picked.precision)
                 facts = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
             build_s = clock() - started
             built = wanted.model_copy(update={"sha256": sha256_file(target), "build_s": build_s, "facts": facts})

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from heartvit_edge.engines.onnxruntime_session import open_session
 from heartvit_edge.graph.half import write_half
-from heartvit_edge.spec.engine import Precision
 from heartvit_edge.spec.model import ModelShape
 
 
@@ -27,7 +26,7 @@ def graph_options(provider: str, num_threads: int) -> tuple[tuple[str, str], ...
 
 
 def build_graph(
-    onnx: Path, target: Path, shape: ModelShape, precision: Precision, provider: str, num_threads: int
+    onnx: Path, target: Path, shape: ModelShape, convert: bool, provider: str, num_threads: int
 ) -> None:
     """Write the graph as ONNX Runtime optimises it for this machine.
 
@@ -35,7 +34,7 @@ def build_graph(
         onnx: The pack's graph.
         target: Where the optimised graph goes.
         shape: Dimensions of the dense model.
-        precision: Element type of the matrix products; FP16 is written into the graph first.
+        convert: Whether the graph is FP32 and FP16 is to be written into it first.
         provider: What will run it.
         num_threads: Threads inside an operator.
 
@@ -45,7 +44,7 @@ def build_graph(
     """
     with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch:
         graph = onnx
-        if precision == "fp16":
+        if convert:
             graph = Path(scratch) / "half.onnx"
             write_half(onnx, graph, shape)
         open_session(graph, provider, num_threads, optimise=True, save_to=target)

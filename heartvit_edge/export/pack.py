@@ -13,6 +13,7 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.graph import OPSET, graph_inputs, graph_outputs, write_graph
 from heartvit_edge.export.parity import check_parity
+from heartvit_edge.export.precision import Precisions, write_others
 from heartvit_edge.gating.learn import macs_of_gate
 from heartvit_edge.gating.stored import save_gate
 from heartvit_edge.gating.token_gate import TokenGate
@@ -32,6 +33,7 @@ def write_pack(
     classes: tuple[str, ...],
     calibration: ImageSetRef | None,
     sensitivity: SensitivityMap | None = None,
+    precisions: Precisions | None = None,
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
 ) -> BudgetPack:
@@ -46,13 +48,16 @@ def write_pack(
         classes: Class names, or empty.
         calibration: Images that the plans' scores were made from.
         sensitivity: The plans' scores, for the report; None where they are not at hand.
+        precisions: What each graph is written in besides FP32; None for nothing.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
 
     Raises:
         InputError: If a plan is of another model or its reduction cannot carry it out, ``out`` exists and ``force`` is
             not set, or is no pack.
-        CheckError: If a graph does not answer as PyTorch does; nothing is written then.
+        MachineError: If what FP16 needs is missing.
+        CheckError: If a graph does not answer as PyTorch does, or another precision's not as FP32's; nothing is written
+            then.
     """
     for plan in (entry.plan for entry in entries):
         if plan.source.weights_sha256 != dense.source.weights_sha256 or plan.shape != dense.shape:
@@ -63,7 +68,7 @@ def write_pack(
     with new_folder(out, force=force) as folder:
         written = []
         for entry in entries:
-            written.append(_write_entry(dense, entry, folder, batches))
+            written.append(_write_entry(dense, entry, folder, batches, precisions or Precisions()))
             advance(entry.name)
         pack = BudgetPack(
             source=dense.source,
@@ -92,12 +97,15 @@ def check_out(out: Path, *, force: bool) -> None:
         )
 
 
-def _write_entry(dense: DenseModel, entry: Entry, folder: Path, batches: list[NDArray[np.float32]]) -> PackEntry:
-    """Export and check one entry, and store its gate's tensors where it has some."""
+def _write_entry(
+    dense: DenseModel, entry: Entry, folder: Path, batches: list[NDArray[np.float32]], precisions: Precisions
+) -> PackEntry:
+    """Export and check one entry in each precision, and store its gate's tensors where it has some."""
     model = entry.model()
     path = folder / f"{entry.name}.onnx"
     write_graph(model, dense.shape, path)
     parity = check_parity(model, path, batches, entry.name, merges=entry.reduction == "merge")
+    others = write_others(path, dense.shape, precisions, [{"images": batch} for batch in batches])
     gate_weights: Path | None = None
     gate_macs: int | None = None
     if isinstance(model.gate, TokenGate):
@@ -115,6 +123,7 @@ def _write_entry(dense: DenseModel, entry: Entry, folder: Path, batches: list[ND
         compares_with=entry.compares_with,
         onnx=path.name,
         onnx_sha256=sha256_file(path),
+        others=others,
         inputs=graph_inputs(dense.shape),
         outputs=graph_outputs(dense.shape, model.num_listed),
         opset=OPSET,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -54,7 +54,6 @@ def write_others(
     shape: ModelShape,
     precisions: Precisions,
     feeds: Sequence[Feed],
-    tell: Callable[[str], None] = lambda _: None,
 ) -> tuple[PrecisionGraph, ...]:
     """Write ``<name>.<precision>.onnx`` beside an FP32 graph for each precision asked for, and compare it.
 
@@ -63,7 +62,6 @@ def write_others(
         shape: Dimensions of the dense model.
         precisions: What is asked for.
         feeds: Batches of real inputs for the comparison.
-        tell: Called with what each graph reaches.
 
     Raises:
         MachineError: If what FP16 needs is missing.
@@ -85,7 +83,6 @@ def write_others(
             fidelity=fidelity,
             quantization=quantization,
         )
-        tell(describe(graph))
         if precision == "fp16":
             check_half(fidelity, target.stem)
         written.append(graph)

@@ -1,0 +1,119 @@
+"""The options of ``export`` that say in which precisions graphs are written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from heartvit_edge.cli.console import say
+from heartvit_edge.cli.engine_options import PrecisionName
+from heartvit_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from heartvit_edge.data.images import ImageSet
+    from heartvit_edge.export.precision import Precisions
+    from heartvit_edge.spec.model import Preprocessing
+
+CALIBRATION_IMAGES = 128
+INT8_LOSS = 0.01
+
+
+class CalibrationName(str, Enum):
+    """What can decide the range of an activation."""
+
+    entropy = "entropy"
+    percentile = "percentile"
+    minmax = "minmax"
+
+
+Precision = Annotated[
+    list[PrecisionName] | None,
+    typer.Option(
+        help="Write each graph in this precision too, beside FP32, which is always written; repeat for more.",
+        show_default="fp32",
+    ),
+]
+Calibration = Annotated[
+    CalibrationName | None,
+    typer.Option(
+        help="INT8: what decides the range of each activation: the least divergence from its distribution, 99.99 % of "
+        "its values, or all of them.",
+        show_default="entropy",
+    ),
+]
+CalibrationImages = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="INT8: scored images that ranges and losses are measured on.",
+        show_default=str(CALIBRATION_IMAGES),
+    ),
+]
+Int8Loss = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        metavar="NATS",
+        help="INT8: layers go back to FP32, the most harmful first, until no more than this is lost, in mean KL.",
+        show_default=str(INT8_LOSS),
+    ),
+]
+
+
+def check_asked(asked: Sequence[PrecisionName] | None, **int8_options: object) -> None:
+    """Return only if options of INT8 are given with INT8 alone.
+
+    Raises:
+        InputError: If one is given without.
+    """
+    given = [name for name, value in int8_options.items() if value is not None]
+    if given and PrecisionName.int8 not in (asked or ()):
+        option = "--" + given[0].replace("_", "-")
+        raise InputError(f"{option} is for INT8, which is not asked for", hint="--precision int8")
+
+
+def choose_precisions(
+    asked: Sequence[PrecisionName] | None,
+    calibration: CalibrationName | None,
+    calibration_images: int | None,
+    int8_loss: float | None,
+    scored: ImageSet,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    num_compared: int,
+) -> Precisions:
+    """Return what is to be written besides FP32; INT8 gets the last of the scored images to calibrate on.
+
+    Args:
+        asked: From the command line; each of the options after it may be None for its default.
+        calibration: What decides the range of each activation.
+        calibration_images: Images to calibrate on.
+        int8_loss: Most that INT8 may lose.
+        scored: The scored images.
+        preprocessing: How they become inputs.
+        batch_size: Images a batch.
+        num_compared: The first so many scored images are those that graphs are compared on.
+    """
+    from heartvit_edge.data.preprocess import preprocess
+    from heartvit_edge.export.precision import Precisions
+
+    others: list[Literal["fp16", "int8"]] = [name.value for name in dict.fromkeys(asked or ()) if name.value != "fp32"]
+    if "int8" not in others:
+        return Precisions(tuple(others))
+    wanted = calibration_images or CALIBRATION_IMAGES
+    first = max(len(scored) - wanted, 0)
+    if first == 0 and len(scored) < wanted:
+        say(f"INT8 is calibrated on the {len(scored)} scored images there are, {wanted} were wanted")
+    if first < min(num_compared, len(scored)):
+        say("some images that INT8 is calibrated on are those that it is compared on: score more with --num-images")
+    images = preprocess(islice(scored, first, None), preprocessing, batch_size)
+    return Precisions(
+        tuple(others),
+        (calibration or CalibrationName.entropy).value,
+        INT8_LOSS if int8_loss is None else int8_loss,
+        [{"images": batch} for batch in images],
+    )
