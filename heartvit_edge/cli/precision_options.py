@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import Enum
-from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -42,7 +41,7 @@ Calibration = Annotated[
     typer.Option(
         help="INT8: what decides the range of each activation: the least divergence from its distribution, 99.99 % of "
         "its values, or all of them.",
-        show_default="entropy",
+        show_default="minmax",
     ),
 ]
 CalibrationImages = Annotated[
@@ -86,7 +85,7 @@ def choose_precisions(
     batch_size: int,
     num_compared: int,
 ) -> Precisions:
-    """Return what is to be written besides FP32; INT8 gets the last of the scored images to calibrate on.
+    """Return what is to be written besides FP32; INT8 gets scored images to calibrate on.
 
     Args:
         asked: From the command line; each of the options after it may be None for its default.
@@ -101,19 +100,24 @@ def choose_precisions(
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.precision import Precisions
 
-    others: list[Literal["fp16", "int8"]] = [name.value for name in dict.fromkeys(asked or ()) if name.value != "fp32"]
+    both: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8")
+    others = tuple(name for name in both if name in {option.value for option in asked or ()})
     if "int8" not in others:
-        return Precisions(tuple(others))
+        return Precisions(others)
     wanted = calibration_images or CALIBRATION_IMAGES
-    first = max(len(scored) - wanted, 0)
-    if first == 0 and len(scored) < wanted:
-        say(f"INT8 is calibrated on the {len(scored)} scored images there are, {wanted} were wanted")
-    if first < min(num_compared, len(scored)):
-        say("some images that INT8 is calibrated on are those that it is compared on: score more with --num-images")
-    images = preprocess(islice(scored, first, None), preprocessing, batch_size)
+    compared = num_compared if len(scored) - num_compared >= wanted else 0
+    if not compared:
+        say(
+            f"INT8 wants {wanted} images to be calibrated on beside the {num_compared} that it is compared on, there "
+            f"are {len(scored)} in all: it takes of the same ones; score more with --num-images"
+        )
+    count = min(wanted, len(scored))
+    # spread, for images come class by class
+    chosen = (compared + number * (len(scored) - compared) // count for number in range(count))
+    images = preprocess((scored.read(index) for index in chosen), preprocessing, batch_size)
     return Precisions(
-        tuple(others),
-        (calibration or CalibrationName.entropy).value,
+        others,
+        (calibration or CalibrationName.minmax).value,
         INT8_LOSS if int8_loss is None else int8_loss,
         [{"images": batch} for batch in images],
     )

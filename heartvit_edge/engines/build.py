@@ -197,5 +197,5 @@ def _options(
     provider, reason = pick_provider(onnx)
     tell(f"ONNX Runtime runs on {provider}: {reason}")
     if provider == CPU and precision == "fp16":
-        tell("ONNX Runtime's CPU provider computes FP16 in FP32: the engine has FP16's rounding, not its speed or size")
+        tell("ONNX Runtime's CPU provider computes FP16 in FP32: the engine has FP16's weights, not its speed or size")
     return onnxruntime_build.graph_options(provider, machine.num_cpus)

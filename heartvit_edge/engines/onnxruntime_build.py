@@ -25,9 +25,7 @@ def graph_options(provider: str, num_threads: int) -> tuple[tuple[str, str], ...
     )
 
 
-def build_graph(
-    onnx: Path, target: Path, shape: ModelShape, convert: bool, provider: str, num_threads: int
-) -> None:
+def build_graph(onnx: Path, target: Path, shape: ModelShape, convert: bool, provider: str, num_threads: int) -> None:
     """Write the graph as ONNX Runtime optimises it for this machine.
 
     Args:

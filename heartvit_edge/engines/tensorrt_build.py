@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from heartvit_edge.engines import timing_cache
 from heartvit_edge.engines.build_progress import Progress, progress_monitor
-from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
 from heartvit_edge.engines.profiles import Profile, add_profiles
 from heartvit_edge.engines.signals import held_back
 from heartvit_edge.engines.tensorrt_layers import inspect_engine
 from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import_tensorrt, version
 from heartvit_edge.engines.tensorrt_parse import ELSEWHERE, parse
 from heartvit_edge.errors import CheckError, MachineError
+from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
 from heartvit_edge.spec.engine import BuildSettings, Precision
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.layers import EngineLayers

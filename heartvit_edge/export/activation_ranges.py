@@ -1,8 +1,8 @@
 """The range of each activation that INT8 covers, measured on images in bounded memory.
 
-ONNX Runtime's own calibrators are not used: they hold every activation of every image that they are fed at once, write to
-stdout, and their entropy search at its default bins has one candidate, which is the largest value. Here images go through twice,
-batch by batch: once for the largest absolute value, once into a histogram of fixed size.
+ONNX Runtime's own calibrators are not used: they hold every activation of every image that they are fed at once, write
+to stdout, and their entropy search at its default bins has one candidate, the largest value. Here images go through
+twice, batch by batch: once for the largest absolute value, once into a histogram of fixed size.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def measure_ranges(
     largest = dict.fromkeys(tensors, 0.0)
     for feed in feeds:
         for name, values in run(feed).items():
-            largest[name] = max(largest[name], float(np.abs(values).max()))
+            largest[name] = float(np.maximum(largest[name], np.abs(values).max()))  # keeps NaN, unlike max
     for name, value in largest.items():
         if not np.isfinite(value):
             raise CheckError(f"activation {name} of {source.name} is not finite", hint="check the weights for NaN")
@@ -81,8 +81,8 @@ def percentile_bins(counts: NDArray[np.int64]) -> int:
 def entropy_bins(counts: NDArray[np.int64]) -> int:
     """Return where to clip, in bins, so that the distribution diverges least from its quantised form.
 
-    What lies beyond goes into the last bin that is kept; the kept ones are then averaged, where they are not empty, over
-    each of ``NUM_LEVELS`` runs.
+    What lies beyond goes into the last bin that is kept; the kept ones are then averaged, where they are not empty,
+    over each of ``NUM_LEVELS`` runs.
 
     Source:
         Migacz (2017), "8-bit Inference with TensorRT", GPU Technology Conference.

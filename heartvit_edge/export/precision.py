@@ -35,7 +35,7 @@ class Precisions:
     """
 
     asked: tuple[Literal["fp16", "int8"], ...] = ()
-    calibration: Calibration = "entropy"
+    calibration: Calibration = "minmax"
     limit_nats: float = LIMIT_NATS
     images: Sequence[Feed] = ()
 
@@ -75,7 +75,7 @@ def write_others(
             write_half(source, target, shape)
         else:
             quantization = write_int8(source, target, shape, precisions)
-        fidelity = compare_graphs(source, target, feeds, target.stem)
+        fidelity = compare_graphs(source, target, feeds, precision)
         graph = PrecisionGraph(
             precision=precision,
             onnx=target.name,

@@ -1,9 +1,9 @@
 """INT8 in the graph: explicit Q/DQ pairs on the inputs and weights of matrix products, as TensorRT wants them.
 
-ONNX Runtime's quantiser writes them. TensorRT wants zero points of 0, a pair of its own for each reader, pairs on weights
-too (8.x reads no weights that are INT8 already), a scale for each output channel of a weight, and neither outputs nor biases
-quantised. The residual stream, LayerNorm, the products inside attention, softmax, scores and TopK stay as they are, so that
-attention and the chain from one product to the next can be fused.
+ONNX Runtime's quantiser writes them. TensorRT wants zero points of 0, a pair of its own for each reader, pairs on
+weights too (8.x reads no weights that are INT8 already), a scale for each output channel of a weight, and neither
+outputs nor biases quantised. The residual stream, LayerNorm, the products inside attention, softmax, scores and TopK
+stay as they are, so that attention and the chain from one product to the next can be fused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from heartvit_edge.graph.half import float32_nodes, in_order, name_nodes
 from heartvit_edge.spec.model import ModelShape

@@ -45,8 +45,8 @@ def choose_layers(
 ) -> Choice:
     """Return the layers to quantise: all but the fewest of the most harmful, so that the loss stays within a limit.
 
-    Each layer is first quantised alone, on ``RANKED_ON`` images; layers then go back to FP32 in that order, and the loss
-    of all that are left is measured on all images after each.
+    Each layer is first quantised alone, on ``RANKED_ON`` images; layers then go back to FP32 in that order, and the
+    loss of all that are left is measured on all images after each.
 
     Args:
         quantized: The graph with every layer quantised; it gets switches.

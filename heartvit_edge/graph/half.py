@@ -103,7 +103,7 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
 
 
 def _opset(model: onnx.ModelProto) -> int:
-    return max(opset.version for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
+    return max(int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
 
 
 def _tidy_casts(graph: onnx.GraphProto, float32: set[str]) -> None:

@@ -219,7 +219,8 @@ class BudgetPack(Artefact):
             )
         pack = cls.read(folder / MANIFEST)
         for entry in pack.entries:
-            for graph in (entry, *entry.others):
+            check_sha256(folder / entry.onnx, entry.onnx_sha256, hint=AGAIN)
+            for graph in entry.others:
                 check_sha256(folder / graph.onnx, graph.onnx_sha256, hint=AGAIN)
             if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
                 check_sha256(folder / entry.gate_weights, entry.gate_weights_sha256, hint=AGAIN)
