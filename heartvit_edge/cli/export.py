@@ -152,9 +152,7 @@ def export(
     learns = _learns(gate, gate_images, reduction, scorer if plan_images else None)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
-    precisions.check_asked(
-        precision, calibration=calibration, calibration_images=calibration_images, int8_loss=int8_loss
-    )
+    precisions.check_asked(precision, calibration, calibration_images, int8_loss)
     budgets = plan_options.read_budgets(budget)
     settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
     check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -63,12 +64,20 @@ Int8Loss = Annotated[
 ]
 
 
-def check_asked(asked: Sequence[PrecisionName] | None, **int8_options: object) -> None:
-    """Return only if options of INT8 are given with INT8 alone.
+def check_asked(
+    asked: Sequence[PrecisionName] | None,
+    calibration: CalibrationName | None,
+    calibration_images: int | None,
+    int8_loss: float | None,
+) -> None:
+    """Return only if options of INT8 are given with INT8 alone, and the loss is a number.
 
     Raises:
-        InputError: If one is given without.
+        InputError: If one is not so.
     """
+    int8_options = {"calibration": calibration, "calibration_images": calibration_images, "int8_loss": int8_loss}
+    if int8_loss is not None and not math.isfinite(int8_loss):
+        raise InputError(f"--int8-loss is {int8_loss}, expected nats", hint=f"--int8-loss {INT8_LOSS}")
     given = [name for name, value in int8_options.items() if value is not None]
     if given and PrecisionName.int8 not in (asked or ()):
         option = "--" + given[0].replace("_", "-")
