@@ -101,8 +101,10 @@ def test_int8_that_loses_too_much_whatever_is_left_out_leaves_no_pack(export, tm
         (["--calibration", "entropy"], "--calibration is for INT8, which is not asked for"),
         (["--precision", "fp16", "--calibration-images", "4"], "--calibration-images is for INT8"),
         (["--precision", "fp16", "--int8-loss", "0.1"], "--int8-loss is for INT8, which is not asked for"),
-        (["--precision", "int8", "--calibration-images", "0"], "0 is not in the range"),
-        (["--precision", "int8", "--int8-loss", "-1"], "-1.0 is not in the range"),
+        (["--precision", "int8", "--calibration-images", "0"], "Input should be greater than or equal to 1"),
+        (["--precision", "int8", "--int8-loss", "nan"], "--int8-loss"),
+        (["--precision", "int8", "--int8-loss", "inf"], "--int8-loss is inf, expected nats"),
+        (["--precision", "int8", "--int8-loss", "-1"], "Input should be greater than or equal to 0"),
     ],
 )
 def test_what_cannot_be_used_is_refused_before_anything_is_scored(export, tmp_path, words, message):
