@@ -126,6 +126,9 @@ def describe(graph: PrecisionGraph) -> str:
         f"{graph.onnx.removesuffix('.onnx')}: {found.num_agreeing} of {found.num_images} images are given the class of "
         f"FP32, mean cosine {found.cosine:.6f}, mean KL {found.kl_nats:.2g} nats"
     )
+    if found.num_other_tokens:
+        alike = "" if found.same_tokens_cosine is None else f" (cosine of the others {found.same_tokens_cosine:.6f})"
+        text += f", {found.num_other_tokens} keep other tokens{alike}"
     if made is None:
         return text
     left_out = ", ".join(f"{layer.name} ({layer.loss_nats:.2g})" for layer in made.left_out)

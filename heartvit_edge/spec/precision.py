@@ -23,18 +23,21 @@ class Fidelity(Spec):
     Attributes:
         num_images: Real images compared.
         cosine: Mean cosine of the two graphs' logits of an image.
-        min_cosine: The least of an image that keeps the same tokens in both; None where none does.
+        same_tokens_cosine: The mean over images that keep the same tokens in both; None where none does.
         kl_nats: Mean KL(FP32 || this).
         num_agreeing: Images given the same class.
-        num_other_tokens: Images that keep other tokens than with FP32, by rounding.
+        num_other_tokens: Images that keep other tokens than with FP32: rounding decides between scores that are all
+            but equal.
+        kept_overlap: Share of the kept tokens that are kept with FP32 too, mean over images and sites; 1 without sites.
     """
 
     num_images: PositiveInt
     cosine: float = Field(ge=-1, le=1)
-    min_cosine: float | None = Field(ge=-1, le=1)
+    same_tokens_cosine: float | None = Field(ge=-1, le=1)
     kl_nats: NonNegativeFloat
     num_agreeing: NonNegativeInt
     num_other_tokens: NonNegativeInt
+    kept_overlap: float = Field(ge=0, le=1)
 
     @model_validator(mode="after")
     def _counts_are_of_these_images(self) -> Self:

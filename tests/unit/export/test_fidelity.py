@@ -50,7 +50,15 @@ def test_kl_is_scipys():
 
 def test_a_graph_is_as_close_as_can_be_to_itself(save):
     found = compare_graphs(save("a"), save("b"), [{"images": LOGITS}], "int8")
-    assert found == Fidelity(num_images=2, cosine=1, min_cosine=1, kl_nats=0, num_agreeing=2, num_other_tokens=0)
+    assert found == Fidelity(
+        num_images=2,
+        cosine=1,
+        same_tokens_cosine=1,
+        kl_nats=0,
+        num_agreeing=2,
+        num_other_tokens=0,
+        kept_overlap=1,
+    )
 
 
 def test_figures_are_those_of_the_logits_over_all_batches(save):
@@ -59,19 +67,20 @@ def test_figures_are_those_of_the_logits_over_all_batches(save):
     other = LOGITS + np.array([0, 0, 5], dtype=np.float32)
     cosines = [25 / (5 * np.sqrt(50)), 1 / np.sqrt(26)]
     assert found.cosine == pytest.approx(np.mean(cosines))
-    assert found.min_cosine == pytest.approx(cosines[1])
+    assert found.same_tokens_cosine == pytest.approx(np.mean(cosines))
     assert found.kl_nats == pytest.approx(rel_entr(softmax(LOGITS, 1), softmax(other, 1)).sum(axis=1).mean(), rel=1e-6)
     assert (found.num_images, found.num_agreeing, found.agreement) == (2, 0, 0.0)
 
 
-def test_an_image_that_keeps_other_tokens_is_counted_and_is_not_the_least_alike(save):
+def test_an_image_that_keeps_other_tokens_is_counted_and_its_logits_are_not_of_the_same_tokens(save):
     reference = save("a", kept=[[0, 1], [0, 2]])
     other = save("b", shift=(0, 0, 5), kept=[[0, 1], [1, 2]])
     found = compare_graphs(reference, other, [{"images": LOGITS}], "int8")
     assert found.num_other_tokens == 1
-    assert found.min_cosine == pytest.approx(25 / (5 * np.sqrt(50)))
+    assert found.same_tokens_cosine == pytest.approx(25 / (5 * np.sqrt(50)))
+    assert found.kept_overlap == 0.75
     everywhere = save("c", kept=[[1, 1], [1, 2]])
-    assert compare_graphs(reference, everywhere, [{"images": LOGITS}], "int8").min_cosine is None
+    assert compare_graphs(reference, everywhere, [{"images": LOGITS}], "int8").same_tokens_cosine is None
 
 
 def test_every_value_of_an_fp16_graph_is_rounded_as_numpy_rounds(save, shape):
@@ -103,8 +112,20 @@ def shape():
     return SHAPE
 
 
-def test_fp16_needs_a_mean_cosine_of_four_nines():
-    close = Fidelity(num_images=64, cosine=0.9999, min_cosine=0.9, kl_nats=0.0, num_agreeing=64, num_other_tokens=0)
+def test_fp16_needs_a_mean_cosine_of_four_nines_where_tokens_are_the_same_and_nearly_all_tokens():
+    close = Fidelity(
+        num_images=64,
+        cosine=0.99,
+        same_tokens_cosine=0.9999,
+        kl_nats=0.0,
+        num_agreeing=64,
+        num_other_tokens=14,
+        kept_overlap=0.9,
+    )
     check_half(close, "dense.fp16")
-    with pytest.raises(CheckError, match=r"dense\.fp16: .* is 0\.999890 on 64 images, expected 0\.9999"):
-        check_half(close.model_copy(update={"cosine": 0.99989}), "dense.fp16")
+    with pytest.raises(CheckError, match=r"dense\.fp16: .* is 0\.999890 on the 50 images .* expected 0\.9999"):
+        check_half(close.model_copy(update={"same_tokens_cosine": 0.99989}), "dense.fp16")
+    with pytest.raises(CheckError, match=r"in FP32 is unknown on the 0 images that keep the same tokens"):
+        check_half(close.model_copy(update={"same_tokens_cosine": None, "num_other_tokens": 64}), "x")
+    with pytest.raises(CheckError, match=r"89\.9% of the tokens that it keeps are those that FP32 keeps, expected 90%"):
+        check_half(close.model_copy(update={"kept_overlap": 0.899}), "x")

@@ -10,7 +10,13 @@ from heartvit_edge.report.precision_table import HEADINGS, precision_table
 from heartvit_edge.spec.precision import Fidelity, LayerLoss, PrecisionGraph, Quantization
 
 FIDELITY = Fidelity(
-    num_images=64, cosine=0.9990904, min_cosine=0.95, kl_nats=0.0118, num_agreeing=63, num_other_tokens=2
+    num_images=64,
+    cosine=0.9990904,
+    same_tokens_cosine=0.95,
+    kl_nats=0.0118,
+    num_agreeing=63,
+    num_other_tokens=2,
+    kept_overlap=0.99,
 )
 MADE = Quantization(
     calibration="minmax",

@@ -7,7 +7,15 @@ from pydantic import ValidationError
 
 from heartvit_edge.spec.precision import Fidelity, PrecisionGraph, Quantization
 
-CLOSE = {"num_images": 4, "cosine": 1, "min_cosine": None, "kl_nats": 0, "num_agreeing": 3, "num_other_tokens": 4}
+CLOSE = {
+    "num_images": 4,
+    "cosine": 1,
+    "same_tokens_cosine": None,
+    "kl_nats": 0,
+    "num_agreeing": 3,
+    "num_other_tokens": 4,
+    "kept_overlap": 0.5,
+}
 MADE = Quantization(calibration="minmax", num_images=8, limit_nats=0.01, loss_nats=0.002, num_quantized=3, left_out=())
 
 
