@@ -45,8 +45,8 @@ def choose_layers(
 ) -> Choice:
     """Return the layers to quantise: all but the fewest of the most harmful, so that the loss stays within a limit.
 
-    Each layer is first quantised alone, on ``RANKED_ON`` images; layers then go back to FP32 in that order, and the
-    loss of all that are left is measured on all images after each.
+    Where all of them together lose too much, each is quantised alone, on ``RANKED_ON`` images; layers then go back to
+    FP32 in that order, and the loss of all that are left is measured on all images after each.
 
     Args:
         quantized: The graph with every layer quantised; it gets switches.
@@ -61,10 +61,13 @@ def choose_layers(
     """
     add_switches(quantized, {node: _switch(layer) for layer, node in nodes.items()})
     loss = _measurer(quantized, list(nodes), folder, name)
+    found = loss(nodes, feeds)
+    if found <= limit_nats:
+        return Choice(tuple(nodes), (), found)
     few = list(_first_images(feeds, RANKED_ON))
     alone = {layer: loss({layer}, few) for layer in nodes}
     ranked = sorted(nodes, key=lambda layer: -alone[layer])  # ties stay in the graph's order
-    for count in range(len(ranked)):
+    for count in range(1, len(ranked)):
         kept = set(ranked[count:])
         found = loss(kept, feeds)
         if found <= limit_nats:

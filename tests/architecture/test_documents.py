@@ -20,6 +20,7 @@ DOCUMENTS = (
     "docs/gates.md",
     "docs/install.md",
     "docs/method.md",
+    "docs/precision.md",
     "docs/scores.md",
     "docs/trtexec.md",
     "docker/README.md",
