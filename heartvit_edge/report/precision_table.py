@@ -35,11 +35,11 @@ def closeness(graph: PrecisionGraph) -> str:
 
 def _row(entry: PackEntry, graph: PrecisionGraph) -> list[str | None]:
     found = graph.fidelity
-    row = [f"{entry.name}, {graph.precision}", closeness(graph), _digits(found.kl_nats), f"{found.cosine:.6f}"]
-    return row + (["none needed", None, None] if graph.quantization is None else _made(graph.quantization))
+    made: list[str | None] = ["none needed", None, None] if graph.quantization is None else _made(graph.quantization)
+    return [f"{entry.name}, {graph.precision}", closeness(graph), _digits(found.kl_nats), f"{found.cosine:.6f}", *made]
 
 
-def _made(made: Quantization) -> list[str]:
+def _made(made: Quantization) -> list[str | None]:
     left_out = "; ".join(f"{layer.name} {_digits(layer.loss_nats)}" for layer in made.left_out)
     layers = f"{made.num_quantized} of {made.num_quantized + len(made.left_out)}"
     return [f"{made.calibration}, {made.num_images:,} images", layers, left_out or "none"]

@@ -56,7 +56,7 @@ EVERYWHERE: dict[str, tuple[str, ...]] = {
 """Members that every release has and that are used on every one."""
 
 WEAK: dict[str, tuple[str, ...]] = {
-    "BuilderFlag": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+    "BuilderFlag": ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"),
     "ICudaEngine": ("create_execution_context_without_device_memory", "device_memory_size"),
     "IExecutionContext": ("device_memory",),
     "ILayer": ("get_output", "name", "num_outputs", "precision", "set_output_type", "type"),
