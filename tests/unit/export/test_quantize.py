@@ -139,6 +139,16 @@ def test_a_layer_answers_as_the_product_of_integers():
     np.testing.assert_allclose(session.run(None, {"x": values})[0], expected, rtol=1e-5)
 
 
+def test_onnxruntime_runs_the_products_of_the_blocks_on_integers(written, tmp_path):
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 3  # it warns that such a file is for one machine
+    onnxruntime.InferenceSession(written[0], options, providers=["CPUExecutionProvider"])
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert operators.count("MatMulIntegerToFloat") == 16
+    assert "MatMul" in operators  # those of attention, which are not quantised
+
+
 def test_switches_turn_the_graph_into_the_exact_one_and_the_quantised_one(exported, written):
     path, shape = exported
     model = onnx.load(path)
