@@ -87,7 +87,9 @@ def find_engines(
         StoredEngine(store.load_engine(place, machine, any_power_mode=any_power_mode), place) for place in places
     )
     for entry, engine in zip(entries, found_engines, strict=True):
-        if engine.manifest.onnx_sha256 != pack.entry(entry).onnx_sha256:
+        stored = pack.entry(entry)
+        graphs = {stored.onnx_sha256, *(other.onnx_sha256 for other in stored.others if other.precision == kind[1])}
+        if engine.manifest.onnx_sha256 not in graphs:
             raise InputError(
                 f"the engine in {engine.folder} was built from another graph than {entry} of {pack_folder}",
                 hint=f"{_build(pack_folder, engines, *kind)} --force",

@@ -115,6 +115,10 @@ def bench(
     if profile_table is not None:
         built = {"--out": out, "--budget": budget, "--engines": engines, "--any-power-mode": any_power_mode}
         refuse_options_of_engines(built, sizes)
+        if precision is options.PrecisionName.int8:
+            raise InputError(
+                "INT8 needs images, which a table of single blocks has none of", hint="--precision fp16, or fp32"
+            )
         run_profile(
             pack,
             profile_table,

@@ -24,6 +24,7 @@ class PrecisionName(str, Enum):
 
     fp32 = "fp32"
     fp16 = "fp16"
+    int8 = "int8"
 
 
 class BindingName(str, Enum):

@@ -59,7 +59,8 @@ def evaluate(
 
     Agreement is the share of images whose answer is the dense engine's; KL is the mean of KL(dense || entry) in nats;
     McNemar's exact test says whether top-1 is the dense engine's. Under each entry stand those that carry out its plan,
-    at equal MACs, in another way: see export --baseline.
+    at equal MACs, in another way: see export --baseline. Where the pack has graphs in the engines' precision, what they
+    lost to FP32 when it was made is told below the table.
 
     Example: heartvit-edge evaluate pack --data my_labelled_images/ --out run
     """
@@ -137,6 +138,7 @@ MCNEMAR = (
 def _as_table(evaluation: Evaluation, pack: BudgetPack) -> str:
     from heartvit_edge.bench.accuracy_figures import accuracy_figures
     from heartvit_edge.report.formats import SHARE, interval_text, number_text, value_text
+    from heartvit_edge.report.precision_table import closeness
 
     def percent(figure: Figure) -> str:
         interval = interval_text(figure, SHARE)
@@ -166,6 +168,8 @@ def _as_table(evaluation: Evaluation, pack: BudgetPack) -> str:
         for name, figure in (("top-1", found.top1), ("top-5", found.top5), ("McNemar p", found.mcnemar_p)):
             if figure.reason is not None:
                 notes[f"{name}: {figure.reason}"] = None
+        if (graph := entry.other(evaluation.precision)) is not None:
+            notes[f"{answers.entry}: the {graph.precision} graph gives the class of FP32 to {closeness(graph)}"] = None
     return "\n".join([aligned(HEADER, rows), f"{evaluation.num_images} images of {evaluation.images.name}", *notes])
 
 
@@ -176,7 +180,15 @@ def _as_json(evaluation: Evaluation, pack: BudgetPack, target: Path | None) -> s
         entry = pack.entry(name)
         described = entry.model_dump(mode="json", include={"role", "compares_with", "gate", "reduction"})
         costs = {"macs": entry.macs, "macs_fraction": entry.macs_fraction, "gate_macs": entry.gate_macs}
-        return {"entry": name, **described, **costs, **accuracy_figures(evaluation, name).model_dump(mode="json")}
+        graph = entry.other(evaluation.precision)
+        fidelity = {"fidelity": None if graph is None else graph.fidelity.model_dump(mode="json")}
+        return {
+            "entry": name,
+            **described,
+            **costs,
+            **fidelity,
+            **accuracy_figures(evaluation, name).model_dump(mode="json"),
+        }
 
     content = {
         "evaluation": None if target is None else str(target),

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from heartvit_edge.cli import form_options, plan_options
+from heartvit_edge.cli import form_options, gate_options, plan_options
 from heartvit_edge.cli import host_options as options
+from heartvit_edge.cli import precision_options as precisions
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
+from heartvit_edge.cli.engine_options import PrecisionName
 from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
 from heartvit_edge.cli.requirements import lacks_dynamo
@@ -28,30 +29,6 @@ if TYPE_CHECKING:
     from heartvit_edge.sensitivity.table import ScoreTable
 
 PARITY_IMAGES = 64
-
-
-class ExportGate(str, Enum):
-    """Gates that graphs can carry."""
-
-    class_attention = "class-attention"
-    attention_received = "attention-received"
-    learned = "learned"
-
-
-class ReductionOption(str, Enum):
-    """What can become of tokens that are not kept."""
-
-    drop = "drop"
-    fuse = "fuse"
-    merge = "merge"
-
-
-class BaselineOption(str, Enum):
-    """Other ways to carry out a plan."""
-
-    random = "random"
-    class_attention = "class-attention"
-    merge = "merge"
 
 
 def export(
@@ -78,7 +55,7 @@ def export(
     ] = plan_options.PLAN_IMAGES,
     check_images: plan_options.CheckImages = plan_options.CHECK_IMAGES,
     gate: Annotated[
-        ExportGate | None,
+        gate_options.ExportGate | None,
         typer.Option(
             help="What chooses tokens at run time; learned: a small network a plan, taught here what removing each "
             "token costs.",
@@ -94,14 +71,14 @@ def export(
         ),
     ] = None,
     reduction: Annotated[
-        ReductionOption,
+        gate_options.ReductionOption,
         typer.Option(
             help="What becomes of tokens that are not kept: gone, fused into one mean token, or merged into the "
             "likest, which no gate decides. Plans are made as if the gate dropped them.",
         ),
-    ] = ReductionOption.drop,
+    ] = gate_options.ReductionOption.drop,
     baseline: Annotated[
-        list[BaselineOption] | None,
+        list[gate_options.BaselineOption] | None,
         typer.Option(
             help="Add an entry BUDGET.BASELINE that carries out the same plan, so at equal MACs: tokens dropped at "
             "random or by class attention, or merged; repeat for more.",
@@ -125,6 +102,10 @@ def export(
             help="Fine-tune of plans of this pack: adds BUDGET.finetuned for each, and its control; repeat for more.",
         ),
     ] = None,
+    precision: precisions.Precision = None,
+    calibration: precisions.Calibration = None,
+    calibration_images: precisions.CalibrationImages = None,
+    int8_loss: precisions.Int8Loss = None,
     scores: Annotated[
         Path | None,
         typer.Option(help="Folder of scores, plans and gates, made or used again.", show_default="OUT.scores"),
@@ -143,6 +124,9 @@ def export(
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack --form
     adaptive-shape --sites 3,6,9 --symmetric --no-heads
+
+    Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.5 --precision fp16 --precision int8
+    --out pack
     """
     import numpy as np
 
@@ -152,16 +136,23 @@ def export(
     from heartvit_edge.export.finetuned import read_runs, with_finetuned
     from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.export.parity import parity_batches
+    from heartvit_edge.export.precision import describe
     from heartvit_edge.gating.gate import check_gate, default_gate
 
     if plan_images == 1:
         raise InputError("one image tells no error of what a plan loses", hint="--plan-images 64, or 0 for none")
-    learns = _learns(gate, gate_images, reduction, scorer if plan_images else None)
+    learns = gate_options.learns_gates(gate, gate_images, reduction, scorer if plan_images else None)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     asked = with_dynamo(find_target(target)) if dynamo else find_target(target)
     if dynamo and (lacks := lacks_dynamo()):
         raise lacks
+    precisions.check_asked(precision, calibration, calibration_images, int8_loss)
+    if form is not form_options.FormName.static and set(precision or ()) - {PrecisionName.fp32}:
+        raise InputError(
+            f"graphs in FP16 and INT8 are written for constant counts, found --form {form.value}",
+            hint="leave --precision out: heartvit-edge build-engine PACK --precision fp16 makes FP16 of any form",
+        )
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes)
     form_options.check_buckets(form, buckets)
@@ -172,7 +163,7 @@ def export(
     check_out(out, force=force)
     scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
-    chosen = None if learns else _gate_name(gate) or default_gate(given.dense.shape)
+    chosen = None if learns else gate_options.gate_name(gate) or default_gate(given.dense.shape)
     if chosen is not None:
         check_gate(chosen, given.dense.module)
     baselines: list[Baseline] = [name.value for name in baseline or ()]
@@ -213,6 +204,16 @@ def export(
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
     images = list(islice(given.scored, PARITY_IMAGES))
     batches = parity_batches(np.concatenate([*preprocess(images, given.dense.preprocessing, batch_size)]), sizes)
+    others = precisions.choose_precisions(
+        precision,
+        calibration,
+        calibration_images,
+        int8_loss,
+        given.scored,
+        given.dense.preprocessing,
+        batch_size,
+        PARITY_IMAGES,
+    )
     choosing = gates if chosen is None else chosen
     entries = planned_entries(given.dense, plans, choosing, reduction.value, baselines, form.value)
     entries = with_finetuned(entries, given.dense, runs, say)
@@ -232,6 +233,7 @@ def export(
             external_data=external_data,
             routing=routing,
             target=asked,
+            precisions=others,
             force=force,
             advance=lambda _: advance(1),
             tell=say,
@@ -239,6 +241,8 @@ def export(
     for found in pack.entries:
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
         say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
+        for graph in found.others:
+            say(describe(graph))
     form_options.tell_forms(pack)
     typer.echo(out / MANIFEST)
 
@@ -250,40 +254,6 @@ def _measured(
     planning, deciding = plan_options.planning_part(given.scored, plan_images, seed)
     checks = plan_options.draw_checks(given.listing, given.num_used, check_images, seed)
     return plan_options.running(given.dense, table, planning, deciding, checks, gate)
-
-
-def _learns(
-    gate: ExportGate | None, gate_images: int | None, reduction: ReductionOption, scorer: options.ScorerName | None
-) -> bool:
-    """Return whether gates are to learn; ``scorer`` is the one whose scores choose while plans are measured, if any.
-
-    Raises:
-        InputError: If there would be nothing for them to choose, the scores cannot choose before they have learnt, or
-            images are given for no gate.
-    """
-    from heartvit_edge.sensitivity.plan_images import RESCORERS
-
-    if gate is not ExportGate.learned:
-        if gate_images is not None:
-            raise InputError("--gate-images teach a gate, and none is to learn", hint="--gate learned")
-        return False
-    if reduction is ReductionOption.merge:
-        raise InputError(
-            "--reduction merge goes by likeness, so that a learned gate would choose nothing",
-            hint="leave --gate learned out, or take --reduction drop --baseline merge",
-        )
-    if scorer is not None and scorer.value not in RESCORERS:
-        raise InputError(
-            f"--gate learned has plans measured with the scores choosing, and those of {scorer.value} cannot be taken "
-            f"again on the tokens left, only {' and '.join(RESCORERS)} can",
-            hint=f"--scorer {RESCORERS[0]}, or --plan-images 0",
-        )
-    return True
-
-
-def _gate_name(gate: ExportGate | None) -> GateName | None:
-    """Return the name of a gate without weights, or None."""
-    return None if gate is None or gate is ExportGate.learned else gate.value
 
 
 def _class_names(found: tuple[str, ...], num_classes: int) -> tuple[str, ...]:

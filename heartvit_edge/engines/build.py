@@ -11,11 +11,12 @@ from heartvit_edge.engines import onnxruntime_build
 from heartvit_edge.engines.build_progress import Progress
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
+from heartvit_edge.engines.pick_graph import pick_graph
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.signals import termination_as_exit
 from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, engine_folder, option, reusable_engine
 from heartvit_edge.engines.store_lock import clear, left_overs, lock_store
-from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options
+from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options, strongly_typed
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.engines.timing_cache import cache_path
 from heartvit_edge.engines.workspace import free_memory, workspace_bytes
@@ -94,8 +95,9 @@ def build_engine(
         clock: Seconds, never backwards.
 
     Raises:
-        InputError: If the pack has no such entry, the backend takes no such settings, or the store has another engine
-            in its place and ``force`` is not set; the hint replaces it.
+        InputError: If the pack has no such entry, or no INT8 graph of it where that is asked for, the backend takes no
+            such settings, or the store has another engine in its place and ``force`` is not set; the hint says what to
+            do.
         MachineError: If the backend or what it needs is missing.
         CheckError: If a file was altered, the graph cannot be built, or ``verify`` finds the engine wrong.
     """
@@ -106,7 +108,8 @@ def build_engine(
             hint="leave --optimization-level and --sparse out, or add --backend tensorrt",
         )
     entry = pack.entry(entry_name)
-    onnx = pack_folder / entry.onnx
+    picked = pick_graph(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
+    onnx = pack_folder / picked.onnx
     for name, sha256 in pack.files(entry):
         check_sha256(pack_folder / name, sha256, hint=AGAIN)
     wanted = EngineManifest(
@@ -115,7 +118,7 @@ def build_engine(
         precision=precision,
         file=f"{entry.graphs[0].name}{ENDINGS[backend]}",
         sha256=NOT_BUILT,
-        onnx_sha256=entry.onnx_sha256,
+        onnx_sha256=picked.sha256,
         inputs=entry.inputs,
         outputs=entry.outputs,
         batch=batch,
@@ -149,6 +152,8 @@ def build_engine(
             facts: list[tuple[str, str]] = []
             parts = []
             graphs = entry.graphs
+            if picked.precision != "fp32":  # there is one
+                graphs = (graphs[0]._replace(onnx=picked.onnx, onnx_sha256=picked.sha256),)
             for graph in graphs:
                 target = temporary / f"{graph.name}{ENDINGS[backend]}"
                 alone = entry.model_copy(update={"inputs": graph.inputs, "outputs": graph.outputs})
@@ -156,11 +161,12 @@ def build_engine(
                 source = pack_folder / graph.onnx
                 if backend == "onnxruntime":
                     provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
-                    onnxruntime_build.build_graph(source, target, pack.shape, precision, provider, num_threads)
+                    convert = precision == "fp16" and picked.precision == "fp32"
+                    onnxruntime_build.build_graph(source, target, pack.shape, convert, provider, num_threads)
                 else:
                     counts = {num_keep_name(site): count for site, count in entry.num_keep.items()}
                     profiles = make_profiles(graph.inputs, served, [counts])
-                    job = Job(source, alone, pack.shape, precision, profiles, settings)
+                    job = Job(source, alone, pack.shape, precision, profiles, settings, picked.precision)
                     found = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
                     facts += found if len(graphs) == 1 else [(f"{graph.name} {name}", text) for name, text in found]
                 parts.append(_part(graph, target, served))
@@ -227,5 +233,5 @@ def _options(
     provider, reason = pick_provider(onnx)
     tell(f"ONNX Runtime runs on {provider}: {reason}")
     if provider == CPU and precision == "fp16":
-        tell("ONNX Runtime's CPU provider computes FP16 in FP32: the engine has FP16's rounding, not its speed or size")
+        tell("ONNX Runtime's CPU provider computes FP16 in FP32: the engine has FP16's weights, not its speed or size")
     return onnxruntime_build.graph_options(provider, machine.num_cpus)

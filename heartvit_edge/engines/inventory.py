@@ -15,7 +15,7 @@ from heartvit_edge.errors import CheckError, HeartViTError, InputError, MachineE
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.machine import Machine
 
-ENGINE_NAME = re.compile(r".+-(onnxruntime|tensorrt)-fp(32|16)")
+ENGINE_NAME = re.compile(r".+-(onnxruntime|tensorrt)-(fp32|fp16|int8)")
 
 
 class Stored(NamedTuple):

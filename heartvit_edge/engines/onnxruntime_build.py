@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from heartvit_edge.engines.onnxruntime_session import INSTALL, open_session
-from heartvit_edge.engines.precision import write_half
 from heartvit_edge.errors import MachineError
-from heartvit_edge.spec.engine import Precision
+from heartvit_edge.graph.half import write_half
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
 
@@ -29,9 +28,7 @@ def graph_options(provider: str, num_threads: int) -> tuple[tuple[str, str], ...
     )
 
 
-def build_graph(
-    onnx: Path, target: Path, shape: ModelShape, precision: Precision, provider: str, num_threads: int
-) -> None:
+def build_graph(onnx: Path, target: Path, shape: ModelShape, convert: bool, provider: str, num_threads: int) -> None:
     """Write the graph as ONNX Runtime optimises it for this machine.
 
     It holds its weights, or they lie beside it where they are too many for an ONNX file.
@@ -40,7 +37,7 @@ def build_graph(
         onnx: The pack's graph.
         target: Where the optimised graph goes.
         shape: Dimensions of the dense model.
-        precision: Element type of the matrix products; FP16 is written into the graph first.
+        convert: Whether the graph is FP32 and FP16 is to be written into it first.
         provider: What will run it.
         num_threads: Threads inside an operator.
 
@@ -50,7 +47,7 @@ def build_graph(
     """
     with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch:
         source = onnx
-        if precision == "fp16":
+        if convert:
             source = Path(scratch) / "half.onnx"
             write_half(onnx, source, shape)
         num_bytes = external_bytes(source)

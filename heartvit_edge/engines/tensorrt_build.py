@@ -2,7 +2,8 @@
 
 Precision lives in the graph from TensorRT 10 on: the network is strongly typed and FP16 is written into the ONNX file
 before it is parsed. TensorRT 8.6 has no such network: there the graph stays FP32, FP16 is allowed by a flag, and the
-layers that must not use it are held by constraints.
+layers that must not use it are held by constraints. INT8 is in the graph everywhere, as Q/DQ pairs; 8.6 wants a flag
+beside. What is not quantised is built as an FP16 engine's: in FP32 it would cost more than INT8 saves.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from typing import Any, NamedTuple
 
 from heartvit_edge.engines import timing_cache
 from heartvit_edge.engines.build_progress import Progress, progress_monitor
-from heartvit_edge.engines.precision import float32_nodes, name_nodes, write_half
 from heartvit_edge.engines.profiles import Profile, add_profiles
 from heartvit_edge.engines.signals import held_back
 from heartvit_edge.engines.tensorrt_layers import inspect_engine
 from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import_tensorrt, version
 from heartvit_edge.engines.tensorrt_parse import ELSEWHERE, parse
 from heartvit_edge.errors import CheckError, MachineError
+from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
 from heartvit_edge.spec.engine import BuildSettings, Precision
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.layers import EngineLayers
@@ -38,6 +39,7 @@ class Job(NamedTuple):
         precision: Element type of the matrix products.
         profiles: At least one.
         settings: How hard to try.
+        written: Precision that the graph is in; FP32 where FP16 is yet to be written into it.
     """
 
     onnx: Path
@@ -46,6 +48,7 @@ class Job(NamedTuple):
     precision: Precision
     profiles: Sequence[Profile]
     settings: BuildSettings
+    written: Precision = "fp32"
 
 
 class Means(NamedTuple):
@@ -78,17 +81,25 @@ class Built(NamedTuple):
     timings: timing_cache.State
 
 
+def strongly_typed() -> bool:
+    """Return whether precision is what the graph says, and no builder's choice.
+
+    Raises:
+        MachineError: If TensorRT cannot be used.
+    """
+    return version(import_tensorrt()) >= (10, 0)
+
+
 def plan_options(precision: Precision, settings: BuildSettings) -> tuple[tuple[str, str], ...]:
     """Return what the builder will be told, as it is stored in the manifest.
 
     Raises:
         MachineError: If TensorRT cannot be used.
     """
-    strong = version(import_tensorrt()) >= (10, 0)
-    weak_fp16 = precision == "fp16" and not strong
+    strong = strongly_typed()
     return (
         ("typing", "strong" if strong else "weak"),
-        ("precision_constraints", "obey" if weak_fp16 else "none"),
+        ("precision_constraints", "none" if strong or precision == "fp32" else "obey"),
         ("tf32", "off"),
         ("optimization_level", str(settings.optimization_level)),
         ("sparse_weights", "on" if settings.sparse else "off"),
@@ -122,13 +133,15 @@ def build_plan(job: Job, plan: Path, means: Means) -> Built:
     timings = timing_cache.begin(config, means.timings)
     with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch, held_back() as stop:
         graph = job.onnx
-        if job.precision == "fp16" and strong:
+        if strong and job.precision != "fp32" and job.written != "fp16":
             graph = Path(scratch) / "half.onnx"
             write_half(job.onnx, graph, job.shape)
         parser = trt.OnnxParser(network, logger)  # owns the weights: alive until the engine is built
         parse(trt, parser, network, graph, job.onnx, job.entry)
-        if job.precision == "fp16" and not strong:
+        if job.precision != "fp32" and not strong:
             _hold_float32(trt, network, config, job.onnx, job.shape)
+        if job.precision == "int8" and not strong:
+            config.set_flag(trt.BuilderFlag.INT8)
         add_profiles(builder, config, job.profiles, log)
         monitor = progress_monitor(trt, means.progress, stop)
         if monitor is not None:

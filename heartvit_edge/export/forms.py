@@ -13,10 +13,12 @@ from torch import Tensor, nn
 
 from heartvit_edge.export.any_count import AnyCountViT, Counts, check_counts, sweep
 from heartvit_edge.export.by_input import answers, check_loss, divide, in_pytorch, stem_source, tail_source, whole
+from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.graph import graph_inputs, graph_outputs, whole_model
 from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
+from heartvit_edge.export.precision import write_others
 from heartvit_edge.gating.reduce import num_listed
 from heartvit_edge.gating.routed import unit_of
 from heartvit_edge.spec.files import sha256_file
@@ -48,14 +50,18 @@ def sharing(entries: Sequence[Entry]) -> list[list[Entry]]:
 
 
 def _write_static(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntry]:
-    """Write and check the graph of one entry, whose counts are constants."""
+    """Write and check the graph of one entry, whose counts are constants, in each precision."""
     (entry,) = entries
     model = entry.model()
     path = making.folder / f"{entry.name}.onnx"
     making.store(whole_model(model, making.dense.shape), path)
     parity = check_parity(model, Graph(path), making.batches, entry.name, merges=entry.reduction == "merge")
+    others = write_others(path, making.dense.shape, making.precisions, [{"images": batch} for batch in making.batches])
+    for other in others:
+        check_graph(making.folder / other.onnx, making.target, making.tell)
     outputs = graph_outputs(making.dense.shape, model.num_listed)
-    yield pack_entry(making, entry, model, path, parity, graph_inputs(making.dense.shape), outputs)
+    inputs = graph_inputs(making.dense.shape)
+    yield pack_entry(making, entry, model, path, parity, inputs, outputs, others=others)
 
 
 def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntry]:

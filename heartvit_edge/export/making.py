@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.graph import Step, Traceable, store_graph
+from heartvit_edge.export.precision import Precisions
 from heartvit_edge.export.routing_images import RoutingImages
 from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
@@ -21,7 +22,8 @@ from heartvit_edge.gating.stored import save_gate
 from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import sha256_file
-from heartvit_edge.spec.pack import PackEntry, Parity, TensorInfo
+from heartvit_edge.spec.pack import PackEntry, TensorInfo
+from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
 
@@ -38,6 +40,7 @@ class Making:
         routing: Images that choose thresholds and buckets; needed for ``adaptive-input`` alone.
         target: What the graphs are for.
         tell: Told what runtimes make of each graph.
+        precisions: What static graphs are written in besides FP32.
     """
 
     dense: DenseModel
@@ -48,6 +51,7 @@ class Making:
     routing: RoutingImages | None = None
     target: Target = TARGETS[DEFAULT_TARGET]
     tell: Callable[[str], None] = lambda _: None
+    precisions: Precisions = field(default_factory=Precisions)
 
     def store(self, source: Traceable, path: Path) -> None:
         """Write a graph, and return only if the target takes it.

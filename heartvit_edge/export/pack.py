@@ -15,6 +15,7 @@ from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.forms import WRITERS, sharing
 from heartvit_edge.export.graph import Step
 from heartvit_edge.export.making import Making
+from heartvit_edge.export.precision import Precisions
 from heartvit_edge.export.routing_images import RoutingImages
 from heartvit_edge.export.weights import WeightFile, too_large
 from heartvit_edge.model.zoo import DenseModel
@@ -38,6 +39,7 @@ def write_pack(
     steps: Sequence[Step] = (),
     routing: RoutingImages | None = None,
     target: Target = TARGETS[DEFAULT_TARGET],
+    precisions: Precisions | None = None,
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
@@ -59,6 +61,7 @@ def write_pack(
         steps: What is done to each graph before it is stored.
         routing: Images that choose how many tokens the images of ``adaptive-input`` entries get; None without any.
         target: What the graphs are for.
+        precisions: What static graphs are written in besides FP32; None for nothing.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
         tell: Told what runtimes make of each graph.
@@ -66,7 +69,9 @@ def write_pack(
     Raises:
         InputError: If a plan is of another model or its reduction cannot carry it out, ``out`` exists and ``force`` is
             not set, or is no pack.
-        CheckError: If the target would refuse a graph, or it does not answer as PyTorch does; nothing is written then.
+        MachineError: If what FP16 needs is missing.
+        CheckError: If the target would refuse a graph, it does not answer as PyTorch does, or another precision's does
+            not as FP32's; nothing is written then.
     """
     for plan in (entry.plan for entry in entries):
         if plan.source.weights_sha256 != dense.source.weights_sha256 or plan.shape != dense.shape:
@@ -78,7 +83,7 @@ def write_pack(
         written: dict[str, PackEntry] = {}
         aside = external_data or too_large(dense.module) or any(entry.form != "static" for entry in entries)
         with WeightFile(folder) if aside else nullcontext() as weights:
-            making = Making(dense, folder, batches, weights, steps, routing, target, tell)
+            making = Making(dense, folder, batches, weights, steps, routing, target, tell, precisions or Precisions())
             for group in sharing(entries):
                 for found in WRITERS[group[0].form](making, group):
                     written[found.name] = found

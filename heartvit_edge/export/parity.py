@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from heartvit_edge.errors import CheckError
-from heartvit_edge.spec.pack import Parity
+from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.route import Arrays
 
 TOLERANCE = 1e-4

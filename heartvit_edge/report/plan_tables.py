@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from heartvit_edge.report.formats import SHARE, decimals_for, number_text
 from heartvit_edge.report.markup import Markup
+from heartvit_edge.report.precision_table import precision_table
 from heartvit_edge.report.svg_blocks import hidden_units
 from heartvit_edge.report.table import plain_table
 from heartvit_edge.spec.budget import Budget, Quantity
@@ -57,11 +58,12 @@ def plan_tables(entries: Sequence[PackEntry], title: str) -> list[Markup]:
     """
     planned = [entry for entry in entries if entry.compares_with is None]
     pruned = [entry for entry in planned if not entry.plan.is_dense]
-    graphs = plain_table(GRAPH_HEADINGS, [_graph(entry) for entry in entries], f"{title}Graphs of the plans")
+    graphs = [plain_table(GRAPH_HEADINGS, [_graph(entry) for entry in entries], f"{title}Graphs of the plans")]
+    graphs += precision_table(entries, title)
     if not pruned:
-        return [_kept_table(planned, title), graphs]
+        return [_kept_table(planned, title), *graphs]
     losses = plain_table(LOSS_HEADINGS, [_loss(entry) for entry in pruned], f"{title}Loss of the plans")
-    return [_kept_table(planned, title), losses, graphs]
+    return [_kept_table(planned, title), losses, *graphs]
 
 
 def _kept_table(entries: Sequence[PackEntry], title: str) -> Markup:

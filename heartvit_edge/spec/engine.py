@@ -10,9 +10,9 @@ from typing_extensions import Self
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import TensorInfo
+from heartvit_edge.spec.precision import Precision as Precision
 
 Backend = Literal["onnxruntime", "tensorrt"]
-Precision = Literal["fp32", "fp16"]
 
 
 class BatchRange(Spec):

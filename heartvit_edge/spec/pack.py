@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.errors import InputError
@@ -13,7 +13,9 @@ from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
+from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.precision import Precision, PrecisionGraph
 from heartvit_edge.spec.routing import Routing
 from heartvit_edge.spec.sensitivity import SensitivityMap
 from heartvit_edge.spec.target import TargetName
@@ -37,26 +39,6 @@ plan after fine-tuning; or the dense model after as much training, without which
 Form = Literal["static", "adaptive-shape", "adaptive-input"]
 """How a graph carries out its plan: with token counts that are constants; with counts that are inputs, so that plans
 share a graph; or with a count that each image is found to need, by a stem and a tail for each of a few counts."""
-
-
-class Parity(Spec):
-    """How close the exported graph came to PyTorch.
-
-    Attributes:
-        num_images: Real images compared.
-        max_abs_error: Largest |difference| of a logit.
-        logit_scale: Largest |logit| of the PyTorch model, the scale of the tolerance.
-        tolerance: Largest allowed max_abs_error / logit_scale.
-        kept_token_mismatches: Images that keep other tokens, which ties allow for a few; their logits are not compared.
-        batch_sizes: Sizes of the batches compared, ascending; empty where they were not stored.
-    """
-
-    num_images: PositiveInt
-    max_abs_error: NonNegativeFloat
-    logit_scale: NonNegativeFloat
-    tolerance: NonNegativeFloat
-    kept_token_mismatches: NonNegativeInt
-    batch_sizes: tuple[PositiveInt, ...] = ()
 
 
 class Graph(NamedTuple):
@@ -86,8 +68,9 @@ class PackEntry(Spec):
         role: What the entry is for. Packs from before there were roles had the dense model and pruned ones.
         compares_with: Name of the entry with the same plan, and so with equal MACs, which a baseline has and a dense or
             pruned entry has not.
-        onnx: File name of the graph, relative to the pack.
+        onnx: File name of the FP32 graph, relative to the pack.
         onnx_sha256: Its hash.
+        others: The same graph in other precisions, none of them twice.
         inputs: The graph's inputs: the image batch (B, 3, H, W), then under ``adaptive-shape`` ``num_keep_<block>``, a
             number, for each site.
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
@@ -114,6 +97,7 @@ class PackEntry(Spec):
     compares_with: str | None = None
     onnx: str
     onnx_sha256: str
+    others: tuple[PrecisionGraph, ...] = ()
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: PositiveInt
@@ -162,9 +146,18 @@ class PackEntry(Spec):
             )
         return self
 
+    @model_validator(mode="after")
+    def _one_graph_a_precision(self) -> Self:
+        found = [graph.precision for graph in self.others]
+        if len(set(found)) != len(found):
+            raise ValueError(f"{self.name} has graphs in {found}, expected each precision once")
+        if found and self.form != "static":
+            raise ValueError(f"{self.name} is {self.form} with graphs in {found}, expected FP32 alone")
+        return self
+
     @property
     def graphs(self) -> tuple[Graph, ...]:
-        """The entry's graphs: one, or a stem and its tails."""
+        """The entry's graphs in FP32: one, or a stem and its tails."""
         if self.routing is None:
             return (Graph("engine", self.onnx, self.onnx_sha256, self.inputs, self.outputs),)
         state = self.routing.state
@@ -175,6 +168,10 @@ class PackEntry(Spec):
                 for tail in self.routing.tails
             ),
         )
+
+    def other(self, precision: Precision) -> PrecisionGraph | None:
+        """Return the entry's graph in a precision other than FP32; None where the pack has none."""
+        return next((graph for graph in self.others if graph.precision == precision), None)
 
     @property
     def macs(self) -> int:
@@ -274,6 +271,7 @@ class BudgetPack(Artefact):
             (entry.gate_weights, entry.gate_weights_sha256),
             (self.weights, self.weights_sha256),
             *((tail.onnx, tail.onnx_sha256) for tail in (entry.routing.tails if entry.routing else ())),
+            *((graph.onnx, graph.onnx_sha256) for graph in entry.others),
         )
         return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)
 

@@ -21,6 +21,7 @@ DOCUMENTS = (
     "docs/gates.md",
     "docs/install.md",
     "docs/method.md",
+    "docs/precision.md",
     "docs/scores.md",
     "docs/targets.md",
     "docs/trtexec.md",

@@ -14,7 +14,7 @@ EXTRAS = (
     "accelerate cuda jtop onnx onnxruntime pycuda pynvml safetensors scipy sklearn tensorboard tensorrt timm torch "
     "torchvision"
 ).split()
-DEVICE_HALF = ("spec", "data", "allocation", "engines", "runtime", "power", "bench", "report", "cli")
+DEVICE_HALF = ("spec", "data", "graph", "allocation", "engines", "runtime", "power", "bench", "report", "cli")
 
 IMPORT_ALL = """
 import importlib, json, pkgutil, sys

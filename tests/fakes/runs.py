@@ -16,7 +16,8 @@ from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.evaluation import EntryEvaluation, Evaluation, SampleImage
 from heartvit_edge.spec.measurement import Measurement, PowerTrace
 from heartvit_edge.spec.model import ImageSetRef, Preprocessing
-from heartvit_edge.spec.pack import BudgetPack, PackEntry, Parity, TensorInfo
+from heartvit_edge.spec.pack import BudgetPack, PackEntry, TensorInfo
+from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 SHAPE = TINY_SHAPE.model_copy(update={"depth": 3})

@@ -13,9 +13,9 @@ from unittest import mock
 import numpy as np
 from fakes.cuda_double import FakeCuda
 from fakes.machines import orin
+from fakes.precise_pack import make_precise_pack
 from fakes.tensorrt_double import ParserFault, Script, make_tensorrt
 from fakes.tensorrt_surface import Surface, read_surface
-from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.engines.build import build_engine
 from heartvit_edge.engines.profiles import add_profiles, make_profiles
@@ -23,7 +23,7 @@ from heartvit_edge.engines.tensorrt_module import collecting_logger
 from heartvit_edge.errors import CheckError
 from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
-from heartvit_edge.spec.engine import BatchRange, BuildSettings, EngineManifest
+from heartvit_edge.spec.engine import BatchRange, BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.pack import BudgetPack, TensorInfo
 
 EVERYWHERE: dict[str, tuple[str, ...]] = {
@@ -56,7 +56,7 @@ EVERYWHERE: dict[str, tuple[str, ...]] = {
 """Members that every release has and that are used on every one."""
 
 WEAK: dict[str, tuple[str, ...]] = {
-    "BuilderFlag": ("FP16", "OBEY_PRECISION_CONSTRAINTS"),
+    "BuilderFlag": ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"),
     "ICudaEngine": ("create_execution_context_without_device_memory", "device_memory_size"),
     "IExecutionContext": ("device_memory",),
     "ILayer": ("get_output", "name", "num_outputs", "precision", "set_output_type", "type"),
@@ -118,7 +118,7 @@ def check(version: str, folder: Path, pack: BudgetPack, surface: Surface | None 
 
 def prepare(folder: Path) -> BudgetPack:
     """Write the pack that :func:`use_everything` builds from."""
-    return make_tiny_pack(folder / "pack")
+    return make_precise_pack(folder / "pack")
 
 
 def use_everything(version: str, folder: Path, pack: BudgetPack, surface: Surface | None = None) -> set[str]:
@@ -136,7 +136,7 @@ def use_everything(version: str, folder: Path, pack: BudgetPack, surface: Surfac
     script = Script()
     trt = make_tensorrt(version, script, surface)
 
-    def build(**changes: object) -> Path:
+    def build(precision: Precision = "fp16", **changes: object) -> Path:
         for name, value in changes.items():
             setattr(script, name, value)
         return build_engine(
@@ -144,7 +144,7 @@ def use_everything(version: str, folder: Path, pack: BudgetPack, surface: Surfac
             pack,
             "macs-0.5",
             "tensorrt",
-            "fp16",
+            precision,
             BatchRange(),
             folder / "engines",
             orin(version),
@@ -154,6 +154,8 @@ def use_everything(version: str, folder: Path, pack: BudgetPack, surface: Surfac
         )
 
     with mock.patch.dict(sys.modules, tensorrt=trt):
+        if version.startswith("8."):
+            build("int8")
         built = build()
         cuda = FakeCuda(script.device)
         with TensorRTRunner(EngineManifest.read(built / "manifest.json"), built, cuda, Scratch(cuda)) as runner:

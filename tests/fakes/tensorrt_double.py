@@ -34,6 +34,7 @@ FORMATS = {
     onnx.TensorProto.INT32: "Int32",
     onnx.TensorProto.INT64: "Int64",
     onnx.TensorProto.BOOL: "Bool",
+    onnx.TensorProto.INT8: "Int8",
 }
 
 
@@ -151,6 +152,7 @@ class _Double:
     def _dtype(self, element: int) -> Any:
         kinds = {onnx.TensorProto.FLOAT: "FLOAT", onnx.TensorProto.FLOAT16: "HALF", onnx.TensorProto.INT32: "INT32"}
         kinds[onnx.TensorProto.BOOL] = "BOOL"
+        kinds[onnx.TensorProto.INT8] = "INT8"
         kinds[onnx.TensorProto.INT64] = "INT64" if "INT64" in self.surface["DataType"] else "INT32"
         return self.classes["DataType"][kinds[element]]
 

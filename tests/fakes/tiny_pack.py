@@ -10,7 +10,8 @@ import numpy as np
 from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.model import ModelShape, ModelSource, Preprocessing
-from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry, Parity, TensorInfo
+from heartvit_edge.spec.pack import MANIFEST, BudgetPack, PackEntry, TensorInfo
+from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 if TYPE_CHECKING:

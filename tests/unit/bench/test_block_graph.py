@@ -18,9 +18,9 @@ from timm.layers import SwiGLUPacked
 
 from heartvit_edge.bench.block_graph import write_chain, write_fixed
 from heartvit_edge.engines.onnxruntime_session import CPU, open_session
-from heartvit_edge.engines.precision import write_half
 from heartvit_edge.errors import MachineError
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.graph.half import write_half
 from heartvit_edge.model.forward import classify, run_block
 from heartvit_edge.model.surgery import keep_heads
 from heartvit_edge.model.zoo import _shape

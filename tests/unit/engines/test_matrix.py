@@ -70,7 +70,7 @@ def test_a_row_is_for_the_boards_whose_name_or_part_number_it_names(read, boards
         ("", "engine: Field required"),
         ("engine = []", "engine: .* at least 1"),
         ("[[engine]]\nprecisoin = ['fp16']", "engine.0.precisoin: Extra inputs"),
-        ("[[engine]]\nprecision = ['int8']", "engine.0.precision.0: Input should be 'fp32' or 'fp16'"),
+        ("[[engine]]\nprecision = ['int4']", "engine.0.precision.0: Input should be 'fp32', 'fp16' or 'int8'"),
         ("[[engine]]\nprecision = []", "engine.0.precision: .* at least 1"),
         ("[[engine]]\nbatch_size = 4", "engine.0.batch_size: .*expected three whole numbers that ascend, found 4"),
         ("[[engine]]\nbatch_size = [4, 2, 1]", "engine.0.batch_size: .*min <= opt <= max, found 4, 2, 1"),

@@ -9,9 +9,9 @@ import sys
 
 import onnx
 import pytest
+from fakes.precise_pack import make_precise_pack
 from fakes.tensorrt_double import ParserFault, Script, make_tensorrt
 from fakes.tensorrt_surface import VERSIONS
-from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.engines import tensorrt_build, tensorrt_module
 from heartvit_edge.engines.profiles import make_profiles
@@ -26,17 +26,27 @@ STRONG = [version for version in VERSIONS if version != "8.6.1"]
 def build(tmp_path, monkeypatch):
     """Return a function that builds an entry with a release; it returns the double and the plan's head and graph."""
     folder = tmp_path / "pack"
-    pack = make_tiny_pack(folder)
+    pack = make_precise_pack(folder)
 
     def run(
-        version, *, script=None, name="macs-0.5", precision="fp32", batch=None, entry=None, settings=None, progress=None
+        version,
+        *,
+        script=None,
+        name="macs-0.5",
+        precision="fp32",
+        batch=None,
+        entry=None,
+        settings=None,
+        progress=None,
+        written=None,
     ):
         trt = make_tensorrt(version, script)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)
         plan = tmp_path / "engine.plan"
         entry = entry or pack.entry(name)
         profiles = make_profiles(entry.inputs, batch or BatchRange())
-        job = Job(folder / entry.onnx, entry, pack.shape, precision, profiles, settings or BuildSettings())
+        file, found = (entry.other("int8").onnx, "int8") if precision == "int8" else (entry.onnx, "fp32")
+        job = Job(folder / file, entry, pack.shape, precision, profiles, settings or BuildSettings(), written or found)
         means = Means(tmp_path / "timings.cache", 300 << 20, (600 << 20, 800 << 20), progress or (lambda *_: None))
         run.built = tensorrt_build.build_plan(job, plan, means)
         head, _, graph = plan.read_bytes().partition(b"\n")
@@ -47,8 +57,8 @@ def build(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_release_builds_both_precisions(build, version, precision):
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_every_release_builds_every_precision(build, version, precision):
     _, head, _ = build(version, precision=precision)
     assert head["version"] == version
 
@@ -95,6 +105,35 @@ def test_release_8_takes_the_fp32_graph_and_holds_what_must_stay_fp32(build):
     assert held == {"norm", "softmax", "pool", "topk", "gate", "scores"}
     assert {layer.precision for layer in script.layers if layer.name in held} == {trt.DataType.FLOAT}
     assert script.output_types == {(name, 0): "FLOAT" for name in held}  # TopK's indices keep their type
+
+
+@pytest.mark.parametrize("version", STRONG)
+def test_from_release_10_on_int8_is_in_the_graph_and_the_rest_is_fp16(build, version):
+    _, head, graph = build(version, precision="int8")
+    values = {weight.name: weight.data_type for weight in graph.graph.initializer}
+    pairs = [node for node in graph.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    assert len(pairs) == 4 * 3  # of patch, query and head; the gate stays as it is
+    assert {values[node.input[1]] for node in pairs} == {onnx.TensorProto.FLOAT16}
+    assert values["gate.weight"] == values["norm.weight"] == onnx.TensorProto.FLOAT
+    assert head["flags"] == []
+
+
+def test_release_8_takes_the_int8_graph_with_fp32_scales_and_both_flags(build):
+    script = Script()
+    _, head, graph = build("8.6.1", script=script, precision="int8")
+    assert onnx.TensorProto.FLOAT16 not in {weight.data_type for weight in graph.graph.initializer}
+    assert head["flags"] == ["FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"]
+    held = {layer.name for layer in script.layers if hasattr(layer, "precision")}  # reading what was not set fails
+    assert held == {"norm", "softmax", "pool", "topk", "gate", "scores"}
+
+
+@pytest.mark.parametrize("version", STRONG)
+def test_a_graph_that_is_fp16_already_is_built_as_it_is(build, version, monkeypatch):
+    monkeypatch.setattr(tensorrt_build, "write_half", None)  # calling it fails
+    entry = build.pack.entry("macs-0.5")
+    half = entry.other("fp16")
+    _, _, graph = build(version, entry=entry.model_copy(update={"onnx": half.onnx}), precision="fp16", written="fp16")
+    assert onnx.TensorProto.FLOAT16 in {weight.data_type for weight in graph.graph.initializer}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -172,7 +211,13 @@ def test_on_a_jetson_tensorrt_comes_from_apt(tmp_path):
 
 @pytest.mark.parametrize(
     ("version", "precision", "typing", "constraints"),
-    [("8.6.1", "fp32", "weak", "none"), ("8.6.1", "fp16", "weak", "obey"), ("10.3.0", "fp16", "strong", "none")],
+    [
+        ("8.6.1", "fp32", "weak", "none"),
+        ("8.6.1", "fp16", "weak", "obey"),
+        ("8.6.1", "int8", "weak", "obey"),
+        ("10.3.0", "fp16", "strong", "none"),
+        ("10.3.0", "int8", "strong", "none"),
+    ],
 )
 def test_the_options_tell_how_precision_is_enforced(monkeypatch, version, precision, typing, constraints):
     monkeypatch.setitem(sys.modules, "tensorrt", make_tensorrt(version))

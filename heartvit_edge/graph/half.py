@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 FLOAT32_OPERATORS = ("LayerNormalization", "Pow", "ReduceMean", "ReduceSum", "Softmax", "Sqrt", "TopK")
 
 
+OPSET_OF_HALF_SCALES = 19
+"""The first in which QuantizeLinear takes FP16."""
+
+
 def name_nodes(graph: onnx.GraphProto) -> None:
     """Give each nameless node the name ``<operator>_<position>``, in place."""
     for position, node in enumerate(graph.node):
@@ -67,8 +71,10 @@ def float32_nodes(graph: onnx.GraphProto, shape: ModelShape) -> set[str]:
 def write_half(source: Path, target: Path, shape: ModelShape) -> None:
     """Write the graph of ``source`` with FP16 matrix products; its inputs and outputs keep their types.
 
+    Of a quantised graph, the products that are in INT8 stay so, and their scales become FP16.
+
     Args:
-        source: ONNX file in FP32.
+        source: ONNX file in FP32, or in INT8 and FP32.
         target: Where the converted graph goes.
         shape: Dimensions of the dense model.
 
@@ -84,6 +90,8 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
     model = onnx.load(str(source))
     if any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer):
         raise CheckError(f"{source} has FP16 weights already, expected FP32", hint="export the pack in FP32")
+    if any(node.op_type == "QuantizeLinear" for node in model.graph.node) and _opset(model) < OPSET_OF_HALF_SCALES:
+        model = onnx.version_converter.convert_version(model, OPSET_OF_HALF_SCALES)
     name_nodes(model.graph)
     operators = {*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS}
     names = float32_nodes(model.graph, shape)
@@ -97,6 +105,10 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise CheckError(f"the FP16 form of {source} is not valid ONNX: {err}") from err
     onnx.save_model(model, str(target))
+
+
+def _opset(model: onnx.ModelProto) -> int:
+    return max(int(opset.version) for opset in model.opset_import if opset.domain in ("", "ai.onnx"))
 
 
 def _tidy_casts(graph: onnx.GraphProto, float32: set[str]) -> None:
@@ -134,10 +146,10 @@ def _tidy_casts(graph: onnx.GraphProto, float32: set[str]) -> None:
     nodes = [node for node in nodes if node.op_type != "Cast" or node.output[0] in used]
     del graph.value_info[:]  # follows from the nodes, and the converter leaves FP16 where a node stayed FP32
     del graph.node[:]
-    graph.node.extend(_in_order(nodes))
+    graph.node.extend(in_order(nodes))
 
 
-def _in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
+def in_order(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
     """Return the nodes so that each comes after those it reads from."""
     producer = {name: node for node in nodes for name in node.output if name}
     done: dict[str, onnx.NodeProto] = {}

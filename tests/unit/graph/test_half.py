@@ -9,8 +9,8 @@ import pytest
 from fakes.tiny_pack import SHAPE, make_tiny_pack
 from onnx import TensorProto, helper, numpy_helper
 
-from heartvit_edge.engines.precision import float32_nodes, name_nodes, write_half
 from heartvit_edge.errors import CheckError
+from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
 
 
 @pytest.fixture

@@ -1,0 +1,70 @@
+"""Options of ``heartvit-edge export`` on what chooses tokens, and what becomes of the others."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from heartvit_edge.cli import host_options as options
+from heartvit_edge.errors import InputError
+
+if TYPE_CHECKING:
+    from heartvit_edge.gating.gate import GateName
+
+
+class ExportGate(str, Enum):
+    """Gates that graphs can carry."""
+
+    class_attention = "class-attention"
+    attention_received = "attention-received"
+    learned = "learned"
+
+
+class ReductionOption(str, Enum):
+    """What can become of tokens that are not kept."""
+
+    drop = "drop"
+    fuse = "fuse"
+    merge = "merge"
+
+
+class BaselineOption(str, Enum):
+    """Other ways to carry out a plan."""
+
+    random = "random"
+    class_attention = "class-attention"
+    merge = "merge"
+
+
+def learns_gates(
+    gate: ExportGate | None, gate_images: int | None, reduction: ReductionOption, scorer: options.ScorerName | None
+) -> bool:
+    """Return whether gates are to learn; ``scorer`` is the one whose scores choose while plans are measured, if any.
+
+    Raises:
+        InputError: If there would be nothing for them to choose, the scores cannot choose before they have learnt, or
+            images are given for no gate.
+    """
+    from heartvit_edge.sensitivity.plan_images import RESCORERS
+
+    if gate is not ExportGate.learned:
+        if gate_images is not None:
+            raise InputError("--gate-images teach a gate, and none is to learn", hint="--gate learned")
+        return False
+    if reduction is ReductionOption.merge:
+        raise InputError(
+            "--reduction merge goes by likeness, so that a learned gate would choose nothing",
+            hint="leave --gate learned out, or take --reduction drop --baseline merge",
+        )
+    if scorer is not None and scorer.value not in RESCORERS:
+        raise InputError(
+            f"--gate learned has plans measured with the scores choosing, and those of {scorer.value} cannot be taken "
+            f"again on the tokens left, only {' and '.join(RESCORERS)} can",
+            hint=f"--scorer {RESCORERS[0]}, or --plan-images 0",
+        )
+    return True
+
+
+def gate_name(gate: ExportGate | None) -> GateName | None:
+    """Return the name of a gate without weights, or None."""
+    return None if gate is None or gate is ExportGate.learned else gate.value
