@@ -86,7 +86,7 @@ def unit_of(model: GatedViT) -> Unit:
     """Return what a token's worth is measured in."""
     if model.gate is None:
         return "unlikeness"
-    return "nats" if isinstance(model.gate, TokenGate) else "share of attention"
+    return "share of nats" if isinstance(model.gate, TokenGate) else "share of attention"
 
 
 def token_worth(model: GatedViT, tokens: Tensor, scores: Tensor | None) -> Tensor:
@@ -104,4 +104,5 @@ def token_worth(model: GatedViT, tokens: Tensor, scores: Tensor | None) -> Tenso
         cosines = directions @ directions.transpose(1, 2) - ITSELF * torch.eye(int(patches.shape[1]))
         return (1 - cosines.topk(1, dim=2).values[:, :, 0]).clamp(min=0)
     assert scores is not None
-    return scores.exp() if unit == "nats" else scores / scores.sum(dim=1, keepdim=True)
+    # Of nats, shares: they lose less than nats at equal multiply-accumulates (gating.per_input).
+    return scores.softmax(dim=1) if unit == "share of nats" else scores / scores.sum(dim=1, keepdim=True)

@@ -20,9 +20,9 @@ TOKENS = "tokens"
 NOT_KEPT = -1
 """What fills the rows of ``kept_<block>`` of images that keep fewer patches than others may."""
 
-Unit = Literal["nats", "share of attention", "unlikeness"]
-"""What a token is worth: the loss that a learned gate foresees; its share of the attention that a gate reads; one less
-its cosine to the token that is likest to it, where tokens are merged."""
+Unit = Literal["share of nats", "share of attention", "unlikeness"]
+"""What a token is worth: its share of the losses that a learned gate foresees for the image's tokens; its share of the
+attention that a gate reads; one less its cosine to the token that is likest to it, where tokens are merged."""
 
 
 class Tail(Spec):

@@ -86,7 +86,7 @@ def test_tokens_that_images_get_by_need_are_told_from_fewest_to_most():
     )
     routing = Routing(
         outputs=(),
-        unit="nats",
+        unit="share of nats",
         threshold=0.1,
         images=None,
         counts=((3, 1), (8, 1)),
