@@ -35,12 +35,12 @@ from heartvit_edge.bench.block_cost import (
 )
 from heartvit_edge.bench.block_graph import write_chain, write_fixed
 from heartvit_edge.bench.session import NUM_INPUTS, Schedule
-from heartvit_edge.bench.stored import StoredEngine
+from heartvit_edge.bench.stored import StoredEngine, processor_of
 from heartvit_edge.bench.window import WARM_UP_CV, Infer, measure_window, warm_up
 from heartvit_edge.engines.build import build_engine
 from heartvit_edge.engines.store import MANIFEST
 from heartvit_edge.errors import MachineError
-from heartvit_edge.power.choose import Asked, choose
+from heartvit_edge.power.choose import check_power, choose
 from heartvit_edge.power.sampler import NoPowerError, PowerLostError
 from heartvit_edge.runtime.open import CudaChoice, open_runner
 from heartvit_edge.runtime.runner import Runner
@@ -85,7 +85,7 @@ def profile_table(
     target: Target,
     grid: Grid,
     schedule: Schedule,
-    power: Asked,
+    power: str,
     interval_s: float,
     command: str,
     scratch: Path,
@@ -99,7 +99,7 @@ def profile_table(
         target: What the table is for.
         grid: Which cells to measure.
         schedule: How long each window is, which also caps its warm-up, and how many rounds there are.
-        power: Which power source to read.
+        power: Which power source to read, as ``power.choose`` takes it.
         interval_s: Time between power readings to ask for.
         command: What measures this again.
         scratch: Folder that exists, in which the engines lie until the table is made.
@@ -116,6 +116,7 @@ def profile_table(
             and cannot be read, or the machine is too unsteady for a chain to take longer than a call without blocks.
         CheckError: If an engine cannot be built or loaded.
     """
+    check_power(power)
     _check_space(scratch, target, grid)
     created = datetime.now(timezone.utc).isoformat(timespec="seconds")
     origin = timer()
@@ -135,12 +136,14 @@ def profile_table(
     lost: PowerLostError | None = None
     with (
         tempfile.TemporaryDirectory(prefix=".heartvit-edge-", dir=scratch) as folder,
-        choose(power, interval_s=interval_s, clock=clock) as sampler,  # first, so that one that is missing ends it here
+        ExitStack() as stack,
     ):
-        tell(f"power: {sampler.name} ({sampler.why})")
         for part in grid.parts:
             step(f"building {_label(part)}")
             engines[part] = _build(part, target, Path(folder), generator, tell_once)
+        processor = processor_of(engines[FIXED].manifest)
+        sampler = stack.enter_context(choose(power, interval_s=interval_s, clock=clock, processor=processor))
+        tell(f"power: {sampler.name} ({sampler.why})")
         windows = _measure(engines, target, schedule, generator, clock, tell, step)
         try:
             energy = energy_fields(grid, windows, sampler.stop())

@@ -14,7 +14,7 @@ from heartvit_edge.bench.session import Schedule, Workload, measure
 from heartvit_edge.bench.stored import StoredEngine
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.preprocess import preprocess
-from heartvit_edge.power.choose import Asked, choose
+from heartvit_edge.power.choose import choose
 from heartvit_edge.power.sampler import NoPowerError, PowerLostError, Sampler
 from heartvit_edge.runtime.open import CudaChoice, open_runners
 from heartvit_edge.spec.evaluation import Evaluation
@@ -31,7 +31,7 @@ def measure_engines(
     engines: Sequence[StoredEngine],
     batch_sizes: Sequence[int],
     schedule: Schedule,
-    power: Asked,
+    power: str,
     interval_s: float,
     machine: Machine,
     command: str,

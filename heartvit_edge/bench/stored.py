@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import get_args
 
 from heartvit_edge.engines import store
+from heartvit_edge.engines.onnxruntime_session import CPU
 from heartvit_edge.errors import InputError
+from heartvit_edge.power.choose import Processor
 from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
@@ -95,6 +97,11 @@ def find_engines(
                 hint=f"{_build(pack_folder, engines, *kind)} --force",
             )
     return found_engines
+
+
+def processor_of(manifest: EngineManifest) -> Processor:
+    """Return what runs an engine: the GPU, unless it was built for ONNX Runtime's CPU provider."""
+    return "cpu" if ("provider", CPU) in manifest.options else "gpu"
 
 
 def check_batch_sizes(

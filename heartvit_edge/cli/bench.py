@@ -6,7 +6,6 @@ import json as jsonlib
 import shlex
 import sys
 from collections.abc import Sequence
-from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,14 +24,6 @@ from heartvit_edge.spec.pack import BudgetPack
 if TYPE_CHECKING:
     from heartvit_edge.bench.figures import Figure
     from heartvit_edge.spec.measurement import Measurement
-
-
-class PowerName(str, Enum):
-    """Where power readings come from."""
-
-    auto = "auto"
-    jtop = "jtop"
-    none = "none"
 
 
 def bench(
@@ -81,8 +72,13 @@ def bench(
         int, typer.Option(min=1, help="Trials of each engine and batch size, in turn with the others.")
     ] = 3,
     power: Annotated[
-        PowerName, typer.Option(help="Where power readings come from; auto takes jtop where its service answers.")
-    ] = PowerName.auto,
+        str,
+        typer.Option(
+            metavar="SOURCE",
+            help="Where power readings come from: auto (the best that sees what runs the engines), ina3221, jtop, nvml, "
+            "rapl, none, or replay:FILE for the trace in a measurement.",
+        ),
+    ] = "auto",
     interval_ms: Annotated[
         float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
     ] = 100.0,
@@ -129,7 +125,7 @@ def bench(
             heads=parse_counts("--heads", heads or []),
             duration_s=duration,
             num_rounds=trials,
-            power=power.value,
+            power=power,
             interval_ms=interval_ms,
             choice=options.cuda_choice(cuda_binding, cuda_graph),
             json=json,
@@ -164,7 +160,7 @@ def bench(
             found,
             sizes,
             Schedule(duration, trials),
-            power.value,
+            power,
             interval_ms / 1000,
             machine,
             shlex.join(["heartvit-edge", *sys.argv[1:]]),

@@ -14,7 +14,7 @@ from heartvit_edge.engines.fingerprint import ask_nvidia_smi, detect_machine, in
 from heartvit_edge.engines.jetson import l4t_to_jetpack
 from heartvit_edge.engines.onnxruntime_session import import_onnxruntime
 from heartvit_edge.errors import MachineError
-from heartvit_edge.power.jtop import why_unusable
+from heartvit_edge.power.choose import SOURCES, lacks
 from heartvit_edge.spec.base import Spec
 from heartvit_edge.spec.machine import Machine
 
@@ -160,20 +160,10 @@ def _package_findings() -> list[Finding]:
 
 
 def _power_findings(root: Path) -> list[Finding]:
-    rails = list(root.glob("sys/bus/i2c/drivers/ina3221*/*/hwmon/hwmon*/in[123]_label"))
-    counters = list(root.glob("sys/class/powercap/intel-rapl*/energy_uj"))
+    found = {"ina3221": "its rails answer", "jtop": "its service listens", "nvml": "a GPU tells its power"}
     return [
-        _finding("power: jtop", "its service listens", why_unusable(requirements.jtop_socket(root))),
-        Finding(
-            name="power: INA3221",
-            found=f"{len(rails)} rails" if rails else None,
-            note="bench reads them through jtop" if rails else "no such sensor under /sys/bus/i2c",
-        ),
-        Finding(
-            name="power: RAPL",
-            found=f"{len(counters)} counters" if counters else None,
-            note="bench does not read them" if counters else "no such counter under /sys/class/powercap",
-        ),
+        _finding(f"power: {source}", found.get(source, "its counters answer"), lacks(source, root))
+        for source in SOURCES
     ]
 
 

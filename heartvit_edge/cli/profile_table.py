@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -60,7 +60,7 @@ def run_profile(
     heads: Sequence[int],
     duration_s: float,
     num_rounds: int,
-    power: Literal["auto", "jtop", "none"],
+    power: str,
     interval_ms: float,
     choice: CudaChoice,
     json: bool,

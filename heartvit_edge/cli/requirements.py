@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
@@ -13,7 +14,7 @@ from heartvit_edge.engines.jetson import read_jetson
 from heartvit_edge.engines.onnxruntime_session import CUDA, import_onnxruntime
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.errors import MachineError
-from heartvit_edge.power.jtop import why_unusable
+from heartvit_edge.power.choose import SOURCES, lacks
 
 HOST_PACKAGES = ("torch", "torchvision", "timm", "safetensors", "scipy")
 INSTALL_ONNX = "pip install 'heartvit-edge[onnxruntime]'"
@@ -42,9 +43,7 @@ def commands(root: Path = Path("/")) -> dict[str, Lacks]:
         "engines": lambda: lacks_module_name(root),
         "engines time": lambda: lacks_module_name(root) or lacks_tensorrt(),
         "bench": lambda: lacks_module_name(root) or lacks_engine_runtime(),
-        "bench --power jtop": lambda: (
-            lacks_module_name(root) or lacks_engine_runtime() or why_unusable(jtop_socket(root))
-        ),
+        **{f"bench --power {source}": partial(lacks_power, source, root) for source in SOURCES},
         "evaluate": lambda: lacks_module_name(root) or lacks_engine_runtime(),
         "report": lacks_nothing,
         "doctor": lacks_nothing,
@@ -59,11 +58,6 @@ def importable(module: str) -> bool:
         return False
 
 
-def jtop_socket(root: Path) -> Path:
-    """Return where the jtop service listens."""
-    return root / "run" / "jtop.sock"
-
-
 def lacks_nothing() -> MachineError | None:
     """Return None: the base installation does."""
     return None
@@ -76,6 +70,11 @@ def lacks_module_name(root: Path) -> MachineError | None:
     except MachineError as err:
         return err
     return None
+
+
+def lacks_power(source: str, root: Path) -> MachineError | None:
+    """Return why engines cannot be measured while a power source is read; None if they can."""
+    return lacks_module_name(root) or lacks_engine_runtime() or lacks(source, root)
 
 
 def lacks_host() -> MachineError | None:

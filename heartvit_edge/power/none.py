@@ -16,9 +16,11 @@ class NoSampler:
     Attributes:
         name: ``none``.
         why: Why nothing is read; every energy figure gives this as its reason.
+        labels: None at all.
     """
 
     name = "none"
+    labels: tuple[str, ...] = ()
 
     def __init__(self, why: str) -> None:
         """Keep the reason."""

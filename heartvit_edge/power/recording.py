@@ -57,7 +57,13 @@ class Recording:
         return self._readings[-1][0] if self._readings else float("-inf")
 
     def trace(
-        self, source: str, total_rails: tuple[str, ...], total_rule: str, interval_ms: float | None = None
+        self,
+        source: str,
+        total_rails: tuple[str, ...],
+        total_rule: str,
+        interval_ms: float | None = None,
+        resolution_mw: Mapping[str, float] | None = None,
+        notes: tuple[str, ...] = (),
     ) -> PowerTrace:
         """Return every reading so far as a value; at least one must have been kept."""
         readings = list(self._readings)
@@ -69,4 +75,6 @@ class Recording:
             total_rule=total_rule,
             interval_ms=interval_ms,
             num_dropped=self.num_dropped,
+            resolution_mw=dict(resolution_mw or {}),
+            notes=notes,
         )

@@ -16,6 +16,7 @@ class ReplaySampler:
     Attributes:
         name: ``replay``.
         why: That it replays, and what.
+        labels: The rails of the recording.
     """
 
     name = "replay"
@@ -23,6 +24,7 @@ class ReplaySampler:
     def __init__(self, recorded: PowerTrace, clock: Clock) -> None:
         """Keep the trace; its times count from the beginning of this run, which ``clock`` gives."""
         self.why = f"replays {len(recorded.times_s)} readings of {recorded.source}"
+        self.labels = tuple(recorded.rails_mw)
         self._recorded = recorded
         self._clock = clock
 

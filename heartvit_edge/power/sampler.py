@@ -29,10 +29,12 @@ class Sampler(Protocol):
     Attributes:
         name: What the trace calls its source.
         why: Why this source was chosen, in words for the user.
+        labels: The rails that it reads, known once it is entered.
     """
 
     name: str
     why: str
+    labels: tuple[str, ...]
 
     def __enter__(self) -> Self:
         """Take the first reading and begin to collect.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.spec.base import Artefact, Spec
@@ -25,6 +25,9 @@ class PowerTrace(Spec):
         total_rule: Why those, in words for the report.
         interval_ms: Time between readings that the source announces; None where it announces none.
         num_dropped: Readings left out because they repeated the one before or lacked a rail.
+        resolution_mw: Smallest step of each rail's readings in milliwatt. Left out are rails whose step is not known,
+            and counters, whose steps cancel out between readings.
+        notes: What a reader of the figures must know, such as a channel that cannot be read.
     """
 
     source: str
@@ -34,6 +37,8 @@ class PowerTrace(Spec):
     total_rule: str
     interval_ms: PositiveFloat | None = None
     num_dropped: NonNegativeInt = 0
+    resolution_mw: dict[str, PositiveFloat] = Field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _rails_are_complete(self) -> Self:

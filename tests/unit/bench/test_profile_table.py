@@ -147,7 +147,7 @@ def test_batches_are_distinct_and_of_the_part_s_shape(bench):
 def test_what_holds_for_the_machine_is_told_once(bench):
     bench.run(schedule=Schedule(20.0, 1))
     assert len(bench.told) == 2
-    assert bench.told[0] == "power: none (power was not asked for: --power none)"
+    assert bench.told[1] == "power: none (power was not asked for: --power none)"
 
 
 def test_windows_whose_warm_up_ended_at_its_cap_are_counted_aloud(bench):
@@ -212,7 +212,8 @@ class ConstantSampler(NoSampler):
 
 
 def test_energy_at_constant_power_is_latency_times_power(bench, monkeypatch):
-    monkeypatch.setattr(module, "choose", lambda asked, *, interval_s, clock: ConstantSampler(clock))  # noqa: ARG005
+    monkeypatch.setattr(module, "check_power", lambda asked: None)  # noqa: ARG005
+    monkeypatch.setattr(module, "choose", lambda asked, *, clock, **_: ConstantSampler(clock))  # noqa: ARG005
     table, lost = bench.run(power="jtop")
     assert lost is None
     np.testing.assert_allclose(table.block_mj, 4 * np.array(table.block_ms), rtol=1e-6)
@@ -228,6 +229,7 @@ class DyingSampler(NoSampler):
 
 
 def test_a_source_that_dies_in_mid_run_costs_the_energy_alone_and_is_handed_out(bench, monkeypatch):
+    monkeypatch.setattr(module, "check_power", lambda asked: None)  # noqa: ARG005
     monkeypatch.setattr(module, "choose", lambda asked, **_: DyingSampler("a test"))  # noqa: ARG005
     table, lost = bench.run(power="jtop")
     assert str(lost) == table.no_energy_reason == "jtop was lost 1.0 s into the run (9 readings): killed"
@@ -236,10 +238,10 @@ def test_a_source_that_dies_in_mid_run_costs_the_energy_alone_and_is_handed_out(
 
 
 def test_a_source_that_was_asked_for_and_is_missing_ends_it_before_anything_is_built(bench, monkeypatch):
-    def missing(asked, **_):  # noqa: ARG001
+    def missing(asked):  # noqa: ARG001
         raise MachineError("the jtop service is not running")
 
-    monkeypatch.setattr(module, "choose", missing)
+    monkeypatch.setattr(module, "check_power", missing)
     with pytest.raises(MachineError, match="jtop service is not running"):
         bench.run(power="jtop")
     assert bench.steps == []

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from fakes.tiny_engines import make_tiny_engines
 
-from heartvit_edge.bench.stored import check_batch_sizes, find_engines
+from heartvit_edge.bench.stored import check_batch_sizes, find_engines, processor_of
 from heartvit_edge.engines.fingerprint import detect_machine
 from heartvit_edge.engines.store import engine_folder
 from heartvit_edge.errors import CheckError, InputError, MachineError
@@ -106,3 +106,10 @@ def test_a_batch_size_that_an_engine_does_not_serve_is_named_with_the_command_th
     with pytest.raises(InputError, match="dense serves batch sizes 1 to 8, found 16") as caught:
         check_batch_sizes(Path("pack"), Path("engines"), find(store), [1, 16])
     assert "--budget dense --batch-size 1:1:16 --engines engines --force" in caught.value.hint
+
+
+def test_an_engine_runs_on_the_gpu_unless_it_was_built_for_the_cpu_provider(store):
+    manifest = find(store)[0].manifest
+    assert processor_of(manifest) == "cpu"
+    assert processor_of(manifest.model_copy(update={"options": (("provider", "CUDAExecutionProvider"),)})) == "gpu"
+    assert processor_of(manifest.model_copy(update={"backend": "tensorrt", "options": ()})) == "gpu"

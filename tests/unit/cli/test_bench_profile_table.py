@@ -41,7 +41,7 @@ def no_jtop(monkeypatch, tmp_path):
     """jetson-stats is installed and its service is not running, whatever this machine has."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: find("json" if name == "jtop" else name))
-    monkeypatch.setattr(bench_profile, "choose", functools.partial(choose, socket=tmp_path / "missing.sock"))
+    monkeypatch.setattr(bench_profile, "choose", functools.partial(choose, root=tmp_path))
 
 
 @pytest.mark.usefixtures("no_jtop")
@@ -177,6 +177,7 @@ def test_a_source_that_dies_in_mid_run_exits_3_and_the_table_is_kept(profile, mo
         def stop(self):
             raise PowerLostError("jtop was lost 1.0 s into the run (9 readings): killed", hint="restart it")
 
+    monkeypatch.setattr(bench_profile, "check_power", lambda asked: None)  # noqa: ARG005
     monkeypatch.setattr(bench_profile, "choose", lambda asked, **_: DyingSampler("a test"))  # noqa: ARG005
     result = profile("--power", "jtop", "--heads", "2", *QUICK)
     assert result.exit_code == 3

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from fakes import boards
+from fakes.power_trees import AGX_SENSORS, write_ina3221, write_rapl
 
 from heartvit_edge import __version__
 from heartvit_edge.cli import doctor, requirements
@@ -109,20 +110,18 @@ def test_a_machine_without_a_driver_is_told_so_and_has_no_board_lines(tmp_path):
     assert "power mode" not in found
 
 
-def test_power_sources_are_counted_from_their_sysfs_files(tmp_path):
-    found = findings(doctor.diagnose(tmp_path))
-    assert found["power: INA3221"][0] is None
-    assert found["power: RAPL"][0] is None
-    hwmon = tmp_path / "sys/bus/i2c/drivers/ina3221/1-0040/hwmon/hwmon3"
-    hwmon.mkdir(parents=True)
-    for number, label in ((1, "VDD_GPU_SOC"), (2, "VDD_CPU_CV"), (3, "VIN_SYS_5V0"), (7, "sum of shunt voltages")):
-        (hwmon / f"in{number}_label").write_text(f"{label}\n")
-    for domain in ("intel-rapl:0", "intel-rapl:0:0"):
-        (tmp_path / "sys/class/powercap" / domain).mkdir(parents=True)
-        (tmp_path / "sys/class/powercap" / domain / "energy_uj").write_text("1\n")
-    found = findings(doctor.diagnose(tmp_path))
-    assert found["power: INA3221"][0] == "3 rails"
-    assert found["power: RAPL"][0] == "2 counters"
+def test_each_power_source_is_told_with_what_it_lacks_and_the_command_that_reads_it(tmp_path):
+    diagnosis = doctor.diagnose(tmp_path)
+    assert findings(diagnosis)["power: ina3221"][0] is None
+    assert "no RAPL counter" in findings(diagnosis)["power: rapl"][1]
+    assert not abilities(diagnosis)["bench --power rapl"].works
+    write_ina3221(tmp_path / "sys", AGX_SENSORS)
+    write_rapl(tmp_path / "sys")
+    diagnosis = doctor.diagnose(tmp_path)
+    assert findings(diagnosis)["power: ina3221"] == ("its rails answer", None)
+    assert findings(diagnosis)["power: rapl"] == ("its counters answer", None)
+    assert abilities(diagnosis)["bench --power ina3221"].works
+    assert abilities(diagnosis)["bench --power rapl"].works
 
 
 def test_energy_through_jtop_needs_its_package_and_its_service(tmp_path, monkeypatch):

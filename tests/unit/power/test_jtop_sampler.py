@@ -1,204 +1,157 @@
+"""The sampler and the power modes on our side of the process that talks to jtop, which a script stands in for."""
+
 from __future__ import annotations
 
-import itertools
-import queue
+import os
 import sys
-from pathlib import Path
+import time
 
 import pytest
-from fakes.jetson_stats import FakeService, JtopException, agx_power, nano_power
+from fakes.jtop_process import READY, process, readings
 
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power import jtop
+from heartvit_edge.power.jtop import JtopClient, JtopSampler
 from heartvit_edge.power.sampler import PowerLostError
 
-
-class Time:
-    """A clock that a test sets; sleeping moves it on and lets the service tick."""
-
-    def __init__(self, service=None):
-        self.now = 0.0
-        self.service = service
-
-    def __call__(self):
-        return self.now
-
-    def sleep(self, seconds):
-        self.now += seconds
-        if self.service is not None and self.service.death is None:
-            self.service.tick()
+NANO = {"VDD_IN": 4000.0, "VDD_CPU_GPU_CV": 1500.0, "VDD_SOC": 900.0}
 
 
-@pytest.fixture
-def serve(monkeypatch):
-    def install(ticks):
-        service = FakeService(ticks)
-        monkeypatch.setitem(sys.modules, "jtop", service.package())
-        return service
-
-    return install
+def sampler(*script, clock=time.perf_counter):
+    return JtopSampler(clock, 0.1, "a test", command=process(*script))
 
 
-def open_sampler(time, interval_s=0.1):
-    return jtop.JtopSampler(time, interval_s, "a test", sleep=time.sleep)
+def test_the_trace_holds_the_rails_at_the_time_they_came_on_the_runs_clock():
+    origin = time.perf_counter()
+    with sampler(READY, readings(**NANO), clock=lambda: time.perf_counter() - origin) as source:
+        asked = time.perf_counter() - origin
+        trace = source.stop()
+    assert source.labels == tuple(NANO)
+    assert trace.rails_mw["VDD_CPU_GPU_CV"][0] == 1500.0
+    assert trace.times_s[-1] >= asked
+    assert trace.times_s[0] < asked
+    assert (trace.total_rails, trace.resolution_mw["VDD_IN"]) == (("VDD_IN",), 1.0)
 
 
-def ticks(*powers):
-    """Return endless ticks: the given powers, then the last one again and again, each with a fresh uptime."""
-    return ((100 + 0.1 * n, power) for n, power in enumerate(itertools.chain(powers, itertools.repeat(powers[-1]))))
+def test_the_trace_tells_the_interval_of_the_service_not_the_one_asked_for():
+    slow = ("say", {"ready": {"interval_s": 1.0, "mode": None, "modes": []}})
+    with sampler(slow, readings(**NANO)) as source:
+        assert source.stop().interval_ms == 1000.0
 
 
-def test_the_trace_holds_power_never_avg_under_the_boards_labels(serve):
-    service = serve(ticks(nano_power(4000), nano_power(5200, 2000, 1000), nano_power(6000)))
-    time = Time(service)
-    with open_sampler(time) as sampler:
-        time.now = 0.1
-        service.tick()
-        trace = sampler.stop()
-    assert trace.rails_mw["VDD_IN"][:2] == (4000.0, 5200.0)
-    assert trace.rails_mw["VDD_CPU_GPU_CV"][:2] == (1500.0, 2000.0)
-    assert set(trace.rails_mw) == {"VDD_IN", "VDD_CPU_GPU_CV", "VDD_SOC"}
-    assert trace.times_s[:2] == (0.0, 0.1)
+def test_a_stale_tick_is_dropped_and_counted():
+    with sampler(READY, readings(count=5, stamp=7, **NANO), readings(**NANO)) as source:
+        trace = source.stop()
+        while source._recording.num_dropped < 4:
+            time.sleep(0.01)
+        trace = source.stop()
+    assert trace.num_dropped >= 4
 
 
-def test_the_input_rail_alone_is_the_total_of_an_orin_nano(serve):
-    service = serve(ticks(nano_power(4000)))
-    with open_sampler(Time(service)) as sampler:
-        trace = sampler.stop()
-    assert trace.total_rails == ("VDD_IN",)
-    assert trace.total_mw()[0] == 4000.0
-    assert "VDD_IN carries the input of the whole module" in trace.total_rule
-
-
-def test_the_total_of_an_agx_orin_is_the_explicit_sum_of_its_rails(serve):
-    service = serve(ticks(agx_power(700, 1000, 2500, 3000)))
-    with open_sampler(Time(service)) as sampler:
-        trace = sampler.stop()
-    assert trace.total_rails == ("VDDQ_VDD2_1V8AO", "VDD_CPU_CV", "VDD_GPU_SOC", "VIN_SYS_5V0")
-    assert trace.total_mw()[0] == 7200.0
-    assert "VDDQ_VDD2_1V8AO + VDD_CPU_CV + VDD_GPU_SOC + VIN_SYS_5V0" in trace.total_rule
-
-
-def test_negotiated_limits_of_a_usb_port_are_no_rail():
-    power = agx_power(700, 1000, 2500, 3000)
-    power["rail"]["ucsi-source-psy-0-00081"] = {"volt": 5000, "curr": 3000, "power": 15000, "online": True}
-    assert "ucsi-source-psy-0-00081" not in jtop.rails_mw(power)
-    assert sum(jtop.rails_mw(power).values()) == 7200.0
-
-
-def test_a_stale_tick_is_dropped_and_counted(serve):
-    service = serve(
-        [(100.0, nano_power(4000)), (100.0, nano_power(4000)), (100.5, nano_power(4100)), (101, nano_power(1))]
-    )
-    time = Time(service)
-    with open_sampler(time) as sampler:
-        for now in (0.3, 0.5):
-            time.now = now
-            service.tick()
-        trace = sampler.stop()
-    assert trace.times_s[:2] == (0.0, 0.5)
-    assert trace.num_dropped == 1
-
-
-def test_the_trace_tells_the_interval_of_the_service_not_the_one_asked_for(serve):
-    service = serve(ticks(nano_power(4000)))
-    service.interval_s = 1.0  # another client came first
-    with open_sampler(Time(service), interval_s=0.1) as sampler:
-        assert sampler.stop().interval_ms == 1000.0
-    assert service.clients[0].asked_interval == 0.1
-
-
-def test_stop_waits_for_a_reading_that_came_after_it_was_called(serve):
-    service = serve(ticks(nano_power(4000)))
-    time = Time(service)
-    with open_sampler(time) as sampler:
-        time.now = 7.0
-        trace = sampler.stop()
-    assert trace.times_s[-1] > 7.0
-
-
-def test_a_service_that_dies_in_mid_run_is_lost_with_its_own_words(serve):
-    service = serve(ticks(nano_power(4000)))
-    time = Time(service)
-    with open_sampler(time) as sampler:
-        time.now = 3.0
-        service.tick()
-        service.death = JtopException("Lost connection with jtop server")
-        time.now = 9.0
-        with pytest.raises(PowerLostError, match=r"lost 3\.0 s into the run \(2 readings\): Lost connection") as caught:
-            sampler.stop()
+def test_a_service_that_dies_in_mid_run_is_lost_with_its_own_words():
+    death = ("say", {"error": "Lost connection with jtop server"})
+    with (
+        sampler(READY, readings(count=2, **NANO), death) as source,
+        pytest.raises(PowerLostError, match=r"lost .* into the run \(2 readings\): Lost connection") as caught,
+    ):
+        while not source._client.error:
+            time.sleep(0.01)
+        source.stop()
     assert caught.value.exit_code == 3
-    assert service.clients[0].closed
 
 
-def test_a_service_that_hangs_is_lost_after_ten_of_its_intervals(serve):
-    service = serve(ticks(nano_power(4000)))
-    service.interval_s = 0.5
-    time = Time()  # nothing ticks while it sleeps
-    with open_sampler(time) as sampler:
-        time.now = 4.0
-        with pytest.raises(PowerLostError, match="no new reading came for 9"):
-            sampler.stop()
-    assert time.now == pytest.approx(4.0 + 10 * 0.5, abs=0.1)
+def test_a_process_that_dies_in_mid_run_is_lost():
+    with (
+        sampler(READY, readings(count=2, **NANO), ("exit", 9)) as source,
+        pytest.raises(PowerLostError, match="its client ended"),
+    ):
+        while not source._client.error:
+            time.sleep(0.01)
+        source.stop()
+
+
+def test_a_service_that_hangs_is_lost_after_ten_of_its_intervals():
+    now = [0.0]
+
+    def sleep(seconds):
+        now[0] += seconds
+
+    source = JtopSampler(lambda: now[0], 0.1, "", sleep=sleep, command=process(READY, readings(count=1, **NANO)))
+    with source:
+        now[0] = source._recording.last_s + 4.0
+        asked = now[0]
+        with pytest.raises(PowerLostError, match="no new reading came for 6"):
+            source.stop()
+    assert now[0] == pytest.approx(asked + 2.0, abs=0.1)
+
+
+def test_a_process_that_hangs_is_killed_at_the_end_and_costs_no_time():
+    source = JtopSampler(time.perf_counter, 0.1, "", command=process(READY, readings(**NANO), modes={"hang": 1}))
+    with source:
+        child = source._client._process
+        source.stop()
+    assert child.returncode == -9
 
 
 @pytest.mark.parametrize(
-    "refusal",
+    ("message", "hint"),
     [
-        JtopException("Mismatch version jtop service: [4.2] and client: [7.2]"),
-        ConnectionResetError("the service closed"),
-        queue.Empty(),
+        ({"error": "Mismatch version jtop service: [4.2] and client: [7.2]"}, "systemctl restart jtop"),
+        ({"error": "jetson-stats cannot be imported: No module", "missing": True}, "heartvit-edge[jetson]"),
     ],
 )
-def test_a_service_that_refuses_is_a_machine_error_with_the_command_that_restarts_it(serve, refusal):
-    service = serve(ticks(nano_power(4000)))
-    service.refusal = refusal
-    with pytest.raises(MachineError, match="jtop service cannot be read") as caught, open_sampler(Time(service)):
-        pass
-    assert (str(refusal) or "Empty") in str(caught.value)
-    assert "systemctl restart jtop" in caught.value.hint
-    assert service.clients[0].closed
+def test_a_service_that_refuses_is_a_machine_error_with_its_words_and_the_cure(message, hint):
+    with pytest.raises(MachineError, match=r"jtop service cannot be read: (Mismatch|jetson-stats)") as caught:
+        sampler(("say", message)).__enter__()
+    assert hint in caught.value.hint
 
 
-def test_a_board_without_a_power_rail_is_a_machine_error(serve):
-    service = serve([(100.0, {})])
-    with pytest.raises(MachineError, match="no power rail") as caught, open_sampler(Time(service)):
-        pass
+def test_a_service_that_does_not_answer_is_a_machine_error(monkeypatch):
+    monkeypatch.setattr(jtop, "CONNECT_S", 0.05)
+    with pytest.raises(MachineError, match=r"no answer came within 0\.05 s"):
+        sampler().__enter__()
+
+
+def test_a_board_without_a_power_rail_is_a_machine_error():
+    with pytest.raises(MachineError, match="no power rail") as caught:
+        sampler(READY, readings(count=1)).__enter__()
     assert "--power none" in caught.value.hint
-    assert service.clients[0].closed
 
 
-def test_the_client_is_closed_when_the_run_is_interrupted(serve):
-    service = serve(ticks(nano_power(4000)))
-    with pytest.raises(KeyboardInterrupt), open_sampler(Time(service)):
-        raise KeyboardInterrupt
-    assert service.clients[0].closed
+def test_a_mode_is_set_by_name_and_one_that_fails_is_a_machine_error():
+    client = JtopClient(0.1, lambda _: None, process(READY, modes={"MAXN": "the board did not take power mode MAXN"}))
+    assert client.ready["modes"] == ["MAXN", "15W"]
+    client.set_mode("15W", within_s=5)
+    with pytest.raises(MachineError, match="did not take power mode MAXN"):
+        client.set_mode("MAXN", within_s=5)
+    client.close(5)
 
 
-def test_without_the_package_the_hint_installs_it(monkeypatch, tmp_path):
-    monkeypatch.setitem(sys.modules, "jtop", None)  # what `import jtop` then raises is an ImportError
-    missing = jtop.why_unusable(tmp_path)
-    assert missing is not None
-    assert "heartvit-edge[jetson]" in missing.hint
-    with pytest.raises(MachineError, match="cannot be imported"), open_sampler(Time()):
-        pass
+def test_a_former_mode_that_cannot_be_put_back_is_raised_at_the_end():
+    client = JtopClient(0.1, lambda _: None, process(READY, modes={"at the end": "the board is in MAXN"}))
+    with pytest.raises(MachineError, match="the board is in MAXN"):
+        client.close(5)
 
 
-def test_without_the_services_socket_the_hint_starts_it(serve, tmp_path):
-    serve(ticks(nano_power(4000)))
+def test_the_process_imports_this_package_wherever_it_is_started(monkeypatch, tmp_path):
+    (tmp_path / "heartvit_edge.py").write_text("raise AssertionError('the wrong one')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    code = "import heartvit_edge, json; print(json.dumps({'ready': heartvit_edge.__file__}), flush=True)"
+    client = JtopClient(0.1, lambda _: None, (sys.executable, "-c", code))
+    assert os.path.dirname(os.path.dirname(client.ready)) == str(jtop.OURS)
+    client.close(5)
+
+
+def test_without_the_services_socket_the_hint_starts_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(jtop.importlib.util, "find_spec", lambda _: object())
     missing = jtop.why_unusable(tmp_path / "jtop.sock")
-    assert missing is not None
     assert "service is not running" in str(missing)
     assert "systemctl restart jtop" in missing.hint
     (tmp_path / "jtop.sock").touch()
     assert jtop.why_unusable(tmp_path / "jtop.sock") is None
 
 
-def test_no_other_file_of_the_package_imports_jtop(repository):
-    package = repository / "heartvit_edge"
-    found = [
-        path.relative_to(package)
-        for path in package.rglob("*.py")
-        if any(line.split()[:2] in (["from", "jtop"], ["import", "jtop"]) for line in path.read_text().splitlines())
-    ]
-    assert found == [Path("power/jtop.py")]
+def test_without_the_package_the_hint_installs_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(jtop.importlib.util, "find_spec", lambda _: None)
+    assert "heartvit-edge[jetson]" in jtop.why_unusable(tmp_path).hint
