@@ -2,7 +2,6 @@
 
 latency_figures(row)                 percentiles, mean, throughput
 ratio_figures(measurement, row)      against the dense engine of the same run and batch size
-energy_figures(measurement, row)     gross energy, mean and peak power, per rail
 """
 
 from __future__ import annotations
@@ -13,9 +12,8 @@ from pydantic import model_validator
 from typing_extensions import Self
 
 from heartvit_edge.bench.statistics import half_width, percentile, ratio_of_means
-from heartvit_edge.power.energy import NoEnergyError, check_coverage, integrate_mj
 from heartvit_edge.spec.base import Spec
-from heartvit_edge.spec.measurement import EntryMeasurement, Measurement, PowerTrace, Trial
+from heartvit_edge.spec.measurement import EntryMeasurement, Measurement, Trial
 
 MIN_SAMPLES = {0.5: 1, 0.9: 50, 0.99: 500}
 """Fewest samples that give each percentile: a tail needs five samples expected beyond it."""
@@ -59,6 +57,9 @@ class LatencyFigures(Spec):
         p90_ms: 90th percentile, as p50_ms.
         p99_ms: 99th percentile, as p50_ms.
         images_per_s: Images over the time of the windows, loop included; interval from the spread between trials.
+        host_overhead_us: Time of the measuring loop between two calls, in microseconds, which no latency contains.
+        waiting_ms: Mean time that a request waited for its call, where requests come when they will; the latencies
+            above contain it.
     """
 
     num_samples: int
@@ -67,6 +68,8 @@ class LatencyFigures(Spec):
     p90_ms: Figure
     p99_ms: Figure
     images_per_s: Figure
+    host_overhead_us: Figure
+    waiting_ms: Figure
 
 
 class RatioFigures(Spec):
@@ -81,46 +84,22 @@ class RatioFigures(Spec):
     throughput: Figure
 
 
-class EnergyFigures(Spec):
-    """Gross energy of one engine at one batch size, over all trials: nothing is subtracted for an idle board.
-
-    Attributes:
-        mj_per_inference: Millijoule an inference of ``batch_size`` images; interval from the spread between trials.
-        mj_per_image: The same over the batch size.
-        mean_mw: Mean power in the windows, in milliwatt.
-        peak_mw: Largest reading in the windows, in milliwatt.
-        rails_mj_per_inference: As mj_per_inference for each rail, under the board's own label; empty without a trace.
-        total_rails: The rails that mj_per_inference adds up; empty without a trace.
-        num_readings: Power readings in all windows; 0 without figures.
-        rate_hz: Readings a second that were achieved; None without figures.
-        largest_gap_s: Longest time between two readings in a window; None without figures.
-    """
-
-    mj_per_inference: Figure
-    mj_per_image: Figure
-    mean_mw: Figure
-    peak_mw: Figure
-    rails_mj_per_inference: dict[str, Figure]
-    total_rails: tuple[str, ...]
-    num_readings: int
-    rate_hz: float | None
-    largest_gap_s: float | None
-
-
 def latency_figures(row: EntryMeasurement) -> LatencyFigures:
     """Return percentiles, mean and throughput of one engine at one batch size."""
-    samples = np.concatenate([_latency_ms(trial) for trial in row.trials])
+    samples = np.concatenate([calls_of(trial) for trial in row.trials])
     images = [row.batch_size * len(trial.latency_ms) for trial in row.trials]
     windows_s = [trial.end_s - trial.start_s for trial in row.trials]
     return LatencyFigures(
         num_samples=samples.size,
-        mean_ms=around(float(samples.mean()), [float(_latency_ms(trial).mean()) for trial in row.trials]),
+        mean_ms=around(float(samples.mean()), [float(calls_of(trial).mean()) for trial in row.trials]),
         p50_ms=_percentile(samples, 0.5),
         p90_ms=_percentile(samples, 0.9),
         p99_ms=_percentile(samples, 0.99),
         images_per_s=around(
             sum(images) / sum(windows_s), [count / window for count, window in zip(images, windows_s, strict=True)]
         ),
+        host_overhead_us=_host_overhead_us(row),
+        waiting_ms=_waiting_ms(row),
     )
 
 
@@ -134,7 +113,7 @@ def ratio_figures(measurement: Measurement, row: EntryMeasurement) -> RatioFigur
         return RatioFigures(latency=Figure(value=1.0), throughput=Figure(value=1.0))
     generator = np.random.default_rng(BOOTSTRAP_SEED)
     latency = ratio_of_means(
-        [_latency_ms(trial) for trial in row.trials], [_latency_ms(trial) for trial in dense[0].trials], generator
+        [calls_of(trial) for trial in row.trials], [calls_of(trial) for trial in dense[0].trials], generator
     )
     throughput = ratio_of_means(
         [_call_ms(trial) for trial in dense[0].trials], [_call_ms(trial) for trial in row.trials], generator
@@ -145,53 +124,31 @@ def ratio_figures(measurement: Measurement, row: EntryMeasurement) -> RatioFigur
     )
 
 
-def energy_figures(measurement: Measurement, row: EntryMeasurement) -> EnergyFigures:
-    """Return gross energy and power of one row; every figure says why where it cannot be given."""
-    trace = measurement.power
-    if trace is None:
-        return _no_energy(measurement.no_power_reason or "", ())
-    times_s = np.asarray(trace.times_s, dtype=np.float64)
-    total_mw = np.asarray(trace.total_mw(), dtype=np.float64)
-    try:
-        coverage = [check_coverage(times_s, trial.start_s, trial.end_s) for trial in row.trials]
-    except NoEnergyError as err:
-        return _no_energy(str(err), trace.total_rails)
-    window_s = sum(trial.end_s - trial.start_s for trial in row.trials)
-    per_inference = _per_inference(row, times_s, total_mw)
-    energy_mj = [integrate_mj(times_s, total_mw, trial.start_s, trial.end_s) for trial in row.trials]
-    mean_mw = [mj / (trial.end_s - trial.start_s) for mj, trial in zip(energy_mj, row.trials, strict=True)]
-    return EnergyFigures(
-        mj_per_inference=per_inference,
-        mj_per_image=_over(per_inference, row.batch_size),
-        mean_mw=around(sum(energy_mj) / window_s, mean_mw),
-        peak_mw=Figure(value=_peak_mw(row, times_s, total_mw)),
-        rails_mj_per_inference={
-            label: _per_inference(row, times_s, np.asarray(readings, dtype=np.float64))
-            for label, readings in trace.rails_mw.items()
-        },
-        total_rails=trace.total_rails,
-        num_readings=sum(found.num_readings for found in coverage),
-        rate_hz=sum(found.num_readings for found in coverage) / window_s,
-        largest_gap_s=max(found.largest_gap_s for found in coverage),
-    )
-
-
-def achieved_rate_hz(trace: PowerTrace) -> float | None:
-    """Return readings a second over the whole trace; None with fewer than two readings."""
-    if len(trace.times_s) < 2:
-        return None
-    return (len(trace.times_s) - 1) / (trace.times_s[-1] - trace.times_s[0])
-
-
-def _latency_ms(trial: Trial) -> NDArray[np.float64]:
-    return np.asarray(trial.latency_ms, dtype=np.float64)
+def calls_of(trial: Trial) -> NDArray[np.float64]:
+    """Return the time of each request in ms, from when it came to when it was answered, shape (N,)."""
+    latency = np.asarray(trial.latency_ms, dtype=np.float64)
+    return latency + np.asarray(trial.waiting_ms, dtype=np.float64) if trial.waiting_ms else latency
 
 
 def _call_ms(trial: Trial) -> NDArray[np.float64]:
     """Return the latency of each call plus its share of the window's time between calls."""
-    latency = _latency_ms(trial)
+    latency = calls_of(trial)
     calls: NDArray[np.float64] = latency + (1000 * (trial.end_s - trial.start_s) - latency.sum()) / latency.size
     return calls
+
+
+def _host_overhead_us(row: EntryMeasurement) -> Figure:
+    if row.trials[0].waiting_ms:
+        return Figure(value=None, reason="between two calls the loop waits for a request to come")
+    between = [1000 * float((_call_ms(trial) - calls_of(trial)).mean()) for trial in row.trials]
+    return around(sum(between) / len(between), between)
+
+
+def _waiting_ms(row: EntryMeasurement) -> Figure:
+    if not row.trials[0].waiting_ms:
+        return Figure(value=None, reason="each call began as the one before ended")
+    means = [float(np.mean(trial.waiting_ms)) for trial in row.trials]
+    return around(sum(means) / len(means), means)
 
 
 def _percentile(samples: NDArray[np.float64], share: float) -> Figure:
@@ -208,34 +165,3 @@ def around(value: float, samples: tuple[float, ...] | list[float]) -> Figure:
     if half is None:
         return Figure(value=value)
     return Figure(value=value, low=max(0.0, value - half), high=value + half)
-
-
-def _over(figure: Figure, divisor: int) -> Figure:
-    low, high = (None if end is None else end / divisor for end in (figure.low, figure.high))
-    return Figure(value=None if figure.value is None else figure.value / divisor, low=low, high=high)
-
-
-def _per_inference(row: EntryMeasurement, times_s: NDArray[np.float64], power_mw: NDArray[np.float64]) -> Figure:
-    energy_mj = [integrate_mj(times_s, power_mw, trial.start_s, trial.end_s) for trial in row.trials]
-    counts = [len(trial.latency_ms) for trial in row.trials]
-    return around(sum(energy_mj) / sum(counts), [mj / count for mj, count in zip(energy_mj, counts, strict=True)])
-
-
-def _peak_mw(row: EntryMeasurement, times_s: NDArray[np.float64], power_mw: NDArray[np.float64]) -> float:
-    inside = [(times_s >= trial.start_s) & (times_s <= trial.end_s) for trial in row.trials]
-    return float(power_mw[np.any(inside, axis=0)].max())
-
-
-def _no_energy(reason: str, total_rails: tuple[str, ...]) -> EnergyFigures:
-    missing = Figure(value=None, reason=reason)
-    return EnergyFigures(
-        mj_per_inference=missing,
-        mj_per_image=missing,
-        mean_mw=missing,
-        peak_mw=missing,
-        rails_mj_per_inference={},
-        total_rails=total_rails,
-        num_readings=0,
-        rate_hz=None,
-        largest_gap_s=None,
-    )

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import numpy as np
 
 from heartvit_edge.bench.accuracy import Engine, evaluate
 from heartvit_edge.bench.session import Schedule, Workload, measure
-from heartvit_edge.bench.stored import StoredEngine
+from heartvit_edge.bench.stored import StoredEngine, processor_of
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.preprocess import preprocess
+from heartvit_edge.power.board import BoardRecorder
 from heartvit_edge.power.choose import choose
 from heartvit_edge.power.sampler import NoPowerError, PowerLostError, Sampler
+from heartvit_edge.power.totals import with_total
 from heartvit_edge.runtime.open import CudaChoice, open_runners
 from heartvit_edge.spec.evaluation import Evaluation
-from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.measurement import Measurement, PowerTrace
+from heartvit_edge.spec.measurement import Measurement, PowerTrace, Window
 from heartvit_edge.spec.pack import BudgetPack
 
 INPUT_SEED = 0
 """Seed of the random images, so that every run of every engine sees the same."""
+
+
+@dataclass(frozen=True)
+class Power:
+    """What is read of the machine while engines run.
+
+    Attributes:
+        asked: Which power source, as ``power.choose`` takes it.
+        interval_s: Time between power readings to ask for.
+        total_rails: Rails that add up to the total; empty for those of the board's own rule.
+        idle_s: Seconds of the idle window; 0 for none. None is measured where no power is read.
+    """
+
+    asked: str
+    interval_s: float
+    total_rails: tuple[str, ...] = ()
+    idle_s: float = 0.0
 
 
 def measure_engines(
@@ -31,33 +50,30 @@ def measure_engines(
     engines: Sequence[StoredEngine],
     batch_sizes: Sequence[int],
     schedule: Schedule,
-    power: str,
-    interval_s: float,
-    machine: Machine,
-    command: str,
+    power: Power,
+    facts: Mapping[str, object],
     tell: Callable[[str], None],
     step: Callable[[str], None],
     choice: CudaChoice | None = None,
 ) -> tuple[Measurement, PowerLostError | None]:
-    """Measure every engine at every batch size while the board's power is read.
+    """Measure every engine at every batch size while the board's power and state are read.
 
     Args:
         pack: What the engines were built from.
         engines: All of one backend and precision.
         batch_sizes: Each within the engines' range.
         schedule: How long and how often.
-        power: Which power source to read.
-        interval_s: Time between power readings to ask for.
-        machine: Where this runs.
-        command: What measures this again.
+        power: What is read meanwhile.
+        facts: Fields of the measurement that are known before: machine, command, scenario, limits.
         tell: Takes a remark for the user.
-        step: Called before each warm-up and window with what comes, never inside a window.
+        step: Called before the idle window, each warm-up and each window with what comes, never inside a window.
         choice: How TensorRT engines reach the device.
 
     Returns:
         The measurement, and the error that ended the power readings in mid-run; None where nothing did.
 
     Raises:
+        InputError: If a rail was named that is not read, or requests would come faster than an engine answers them.
         MachineError: If a power source was asked for and cannot be read, or an engine cannot run.
         CheckError: If an engine cannot be loaded.
     """
@@ -67,9 +83,23 @@ def measure_engines(
     def clock() -> float:
         return time.perf_counter() - origin
 
+    processor = processor_of(engines[0].manifest)
     with ExitStack() as stack:
-        sampler = stack.enter_context(choose(power, interval_s=interval_s, clock=clock))
+        sampler = stack.enter_context(
+            choose(
+                power.asked,
+                interval_s=power.interval_s,
+                clock=clock,
+                processor=processor,
+                total_rails=power.total_rails,
+            )
+        )
         tell(f"power: {sampler.name} ({sampler.why})")
+        board = stack.enter_context(BoardRecorder(clock))
+        idle = None
+        if power.idle_s and sampler.name != "none":
+            step(f"idle for {power.idle_s:g} s")
+            idle = _rest(power.idle_s, clock)
         pairs = [(engine.manifest, engine.folder) for engine in engines]
         runners = stack.enter_context(open_runners(pairs, choice))
         workloads = [
@@ -79,19 +109,28 @@ def measure_engines(
         ]
         generator = np.random.default_rng(INPUT_SEED)
         rows = measure(workloads, pack.shape.img_size, schedule, generator, clock, tell, step)
+        state = board.stop()
         trace, reason, lost = _stop(sampler)
-    measurement = Measurement(
-        pack=pack,
-        machine=machine,
-        backend=engines[0].manifest.backend,
-        precision=engines[0].manifest.precision,
-        created=created,
-        command=command,
-        rows=rows,
-        power=trace,
-        no_power_reason=reason,
-    )
-    return measurement, lost
+    measured = {
+        "pack": pack,
+        "backend": engines[0].manifest.backend,
+        "precision": engines[0].manifest.precision,
+        "created": created,
+        "rows": rows,
+        "power": trace and with_total(trace, power.total_rails),
+        "no_power_reason": reason,
+        "arrival_per_s": schedule.arrival_per_s,
+        "idle": idle,
+        "board": state,
+    }
+    return Measurement.model_validate({**facts, **measured}), lost
+
+
+def _rest(seconds: float, clock: Callable[[], float]) -> Window:
+    """Do nothing for a while, and return when."""
+    start_s = clock()
+    time.sleep(seconds)
+    return Window(start_s=start_s, end_s=clock())
 
 
 def _stop(sampler: Sampler) -> tuple[PowerTrace | None, str | None, PowerLostError | None]:

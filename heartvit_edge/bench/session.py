@@ -1,16 +1,18 @@
 """A whole run: every engine warmed up, then windows of all of them in turn, so that slow drift falls on each alike.
 
-warm-up A B C | round 1: A B C | round 2: A B C | round 3: A B C
+warm-up A B C | round 1: A B C | round 2: A B C | round 3: A B C      a rest before each window, where one is asked for
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from heartvit_edge.bench.arrivals import check_load, draw_arrivals, measure_open_window
 from heartvit_edge.bench.window import WARM_UP_CALLS, WARM_UP_CV, Infer, measure_window, warm_up
 from heartvit_edge.spec.measurement import EntryMeasurement, Trial
 
@@ -47,10 +49,14 @@ class Schedule:
     Attributes:
         duration_s: Seconds of one window, and the cap of each warm-up.
         num_trials: Windows of each workload.
+        cool_down_s: Seconds of rest before each window.
+        arrival_per_s: Mean rate at which requests come; None where each comes as the one before is answered.
     """
 
     duration_s: float
     num_trials: int
+    cool_down_s: float = 0.0
+    arrival_per_s: float | None = None
 
 
 def make_inputs(
@@ -69,6 +75,7 @@ def measure(
     clock: Callable[[], float],
     tell: Callable[[str], None],
     step: Callable[[str], None],
+    sleep: Callable[[float], None] = time.sleep,
 ) -> tuple[EntryMeasurement, ...]:
     """Warm up and measure every workload in interleaved rounds.
 
@@ -81,9 +88,13 @@ def measure(
         tell: Takes a remark for the user.
         step: Called before each warm-up and window with what comes, never inside a window;
             ``len(workloads) * (1 + num_trials)`` times in all.
+        sleep: Waits so many seconds.
 
     Returns:
         One row a workload.
+
+    Raises:
+        InputError: If requests would come faster than a workload answers them.
     """
     sizes = sorted({work.batch_size for work in workloads})
     inputs = {size: make_inputs(size, img_size, generator) for size in sizes}
@@ -97,11 +108,17 @@ def measure(
             cap = f"{schedule.duration_s:g} s" if count < WARM_UP_CALLS else f"{WARM_UP_CALLS} calls"
             tell(f"{work.label}: the warm-up ended at its cap of {cap}; calls: {count}, {found}")
         warm_ups.append((count, stable))
+        if schedule.arrival_per_s is not None:
+            batches = inputs[work.batch_size]
+            call_s = float(np.median([_timed(work.infer, batch, clock) for batch in batches]))
+            check_load(work.label, call_s, schedule.arrival_per_s)
     trials: list[list[Trial]] = [[] for _ in workloads]
     for number in range(schedule.num_trials):
         for work, windows in zip(workloads, trials, strict=True):
             step(f"trial {number + 1} of {schedule.num_trials}: {work.label}")
-            windows.append(measure_window(work.infer, inputs[work.batch_size], schedule.duration_s, clock))
+            if schedule.cool_down_s:
+                sleep(schedule.cool_down_s)
+            windows.append(_window(work, inputs[work.batch_size], schedule, number, clock, sleep))
     return tuple(
         EntryMeasurement(
             entry=work.entry,
@@ -113,3 +130,24 @@ def measure(
         )
         for work, (count, stable), windows in zip(workloads, warm_ups, trials, strict=True)
     )
+
+
+def _window(
+    work: Workload,
+    inputs: Sequence[NDArray[np.float32]],
+    schedule: Schedule,
+    number: int,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> Trial:
+    """Measure one window; requests of one round come at the same times for every workload."""
+    if schedule.arrival_per_s is None:
+        return measure_window(work.infer, inputs, schedule.duration_s, clock)
+    arrivals_s = draw_arrivals(schedule.arrival_per_s, schedule.duration_s, np.random.default_rng(number))
+    return measure_open_window(work.infer, inputs, schedule.duration_s, clock, arrivals_s, sleep)
+
+
+def _timed(infer: Infer, batch: NDArray[np.float32], clock: Callable[[], float]) -> float:
+    start = clock()
+    infer(batch)
+    return clock() - start

@@ -15,35 +15,67 @@ NORMAL_QUANTILE = 1.959963984540054
 """Of the standard normal distribution at (1 + CONFIDENCE) / 2."""
 
 
-def binomial_quantile(probability: float, count: int, share: float) -> int:
-    """Return the smallest k with P(X <= k) >= probability, X binomial over ``count`` draws that succeed with ``share``.
+def binomial_below(count: int, share: float) -> tuple[int, NDArray[np.float64]]:
+    """Return the binomial law of draws that succeed with ``share``, as far as it has mass.
 
-    Sums the mass within 12 standard deviations (and 12) of the mean, outside of which less than 1e-12 lies.
+    Args:
+        count: Draws, at least one.
+        share: In (0, 1).
+
+    Returns:
+        A number k of successes, and P(X <= k), P(X <= k + 1), ... over the 12 standard deviations (and 12) on either
+        side of the mean, outside of which less than 1e-12 lies.
 
     Raises:
-        ValueError: If ``probability`` or ``share`` is outside (0, 1), or ``count`` is below one.
+        ValueError: If ``share`` is outside (0, 1), or ``count`` is below one.
     """
-    if not (0 < probability < 1 and 0 < share < 1 and count >= 1):
-        raise ValueError(f"expected 0 < probability, share < 1 <= count, found {probability}, {share}, {count}")
+    if not (0 < share < 1 and count >= 1):
+        raise ValueError(f"expected 0 < share < 1 <= count, found {share}, {count}")
     reach = 12 * math.sqrt(count * share * (1 - share)) + 12
     first = max(0, math.floor(count * share - reach))
     last = min(count, math.ceil(count * share + reach))
     log_choices = math.lgamma(count + 1) - math.lgamma(first + 1) - math.lgamma(count - first + 1)
     mass = math.exp(log_choices + first * math.log(share) + (count - first) * math.log1p(-share))
-    below = 0.0
+    masses = [mass]
     for k in range(first, last):
-        below += mass
-        if below >= probability:
-            return k
         mass *= (count - k) / (k + 1) * share / (1 - share)
-    return last
+        masses.append(mass)
+    return first, np.minimum(np.cumsum(masses), 1.0)
+
+
+def rank_interval(count: int, share: float) -> tuple[int, int]:
+    """Return the ranks of the two order statistics between which a percentile lies with CONFIDENCE, counted from 1.
+
+    The rank k covers where at most k - 1 samples lie below the percentile. Both tails begin with at most half of what
+    the interval may miss; then one end is drawn in where the two together still miss no more, since ranks are whole
+    numbers and the interval would cover more than it says.
+
+    Returns:
+        The lower rank, 0 where no sample bounds the percentile from below, and the upper, ``count`` + 1 likewise.
+    """
+    first, below = binomial_below(count, share)
+    miss = 1 - CONFIDENCE
+
+    def at_most(k: int) -> float:
+        return 0.0 if k < first else float(below[min(k - first, len(below) - 1)])
+
+    lower = first + int(np.searchsorted(below, miss / 2))
+    upper = first + int(np.searchsorted(below, 1 - miss / 2)) + 1
+    tails = {
+        (low, high): at_most(low - 1) + 1 - at_most(high - 1)
+        for low in (lower, lower + 1)
+        for high in (upper, upper - 1)
+    }
+    return max(
+        (ranks for ranks, missed in tails.items() if missed <= miss and ranks[0] < ranks[1]), key=tails.__getitem__
+    )
 
 
 def percentile(samples: NDArray[np.float64], share: float) -> tuple[float, float | None, float | None]:
     """Return a percentile with its distribution-free confidence interval from order statistics.
 
     The percentile is the smallest sample that at least ``share`` of the samples do not exceed. The interval runs
-    between the two order statistics that the binomial law of "samples below the true percentile" picks.
+    between the two order statistics that ``rank_interval`` picks; it holds for samples that are independent.
 
     Args:
         samples: Shape (N,), in any order, at least one.
@@ -64,8 +96,7 @@ def percentile(samples: NDArray[np.float64], share: float) -> tuple[float, float
     count = len(ordered)
     # Without the margin 0.9 * 10 would round up to rank 10.
     value = float(ordered[max(math.ceil(share * count - 1e-9), 1) - 1])
-    lower_rank = binomial_quantile((1 - CONFIDENCE) / 2, count, share)
-    upper_rank = binomial_quantile((1 + CONFIDENCE) / 2, count, share) + 1
+    lower_rank, upper_rank = rank_interval(count, share)
     low = float(ordered[lower_rank - 1]) if lower_rank >= 1 else None
     high = float(ordered[upper_rank - 1]) if upper_rank <= count else None
     return value, low, high

@@ -9,7 +9,8 @@ from __future__ import annotations
 import gc
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +61,25 @@ def warm_up(
     return count, variation
 
 
+def settle(infer: Infer, inputs: Sequence[NDArray[np.float32]]) -> None:
+    """Run the untimed calls that come before a window."""
+    for index in range(SETTLE_CALLS):
+        infer(inputs[index % len(inputs)])
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Collect garbage, and keep the cyclic collector off while the body runs."""
+    collecting = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 def measure_window(
     infer: Infer, inputs: Sequence[NDArray[np.float32]], duration_s: float, clock: Callable[[], float]
 ) -> Trial:
@@ -74,15 +94,11 @@ def measure_window(
         duration_s: Least length of the window in seconds.
         clock: Gives seconds since the run began, on the clock that also stamps the power readings.
     """
-    count, settle = len(inputs), SETTLE_CALLS
-    for index in range(settle):
-        infer(inputs[index % count])
+    settle(infer, inputs)
+    count = len(inputs)
     latency_ms: list[float] = []
     keep = latency_ms.append
-    collecting = gc.isenabled()
-    gc.collect()
-    gc.disable()
-    try:
+    with uncollected():
         index = 0
         window_start = clock()
         window_end = window_start + duration_s
@@ -94,7 +110,4 @@ def measure_window(
             end = clock()
             keep(1000 * (end - start))
             index += 1
-    finally:
-        if collecting:
-            gc.enable()
     return Trial(start_s=window_start, end_s=end, latency_ms=tuple(round(value, 6) for value in latency_ms))

@@ -2,28 +2,25 @@
 
 from __future__ import annotations
 
-import json as jsonlib
-import shlex
-import sys
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from heartvit_edge.cli import engine_options as options
-from heartvit_edge.cli.build_engine import choose_entries
-from heartvit_edge.cli.console import say
 from heartvit_edge.cli.profile_table import refuse_options_of_engines, run_profile
-from heartvit_edge.cli.run_folder import run_file
-from heartvit_edge.cli.table import aligned
-from heartvit_edge.cli.window_progress import window_progress
+from heartvit_edge.cli.run_bench import Wanted, run_bench
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.pack import BudgetPack
 
-if TYPE_CHECKING:
-    from heartvit_edge.bench.figures import Figure
-    from heartvit_edge.spec.measurement import Measurement
+
+class ScenarioName(str, Enum):
+    """MLPerf's ways to ask."""
+
+    single_stream = "single-stream"
+    multi_stream = "multi-stream"
+    offline = "offline"
 
 
 def bench(
@@ -66,32 +63,95 @@ def bench(
         typer.Option(help="Images an inference; repeat, or separate by commas, for more.", show_default="1"),
     ] = None,
     duration: Annotated[
-        float, typer.Option(min=0.01, metavar="SECONDS", help="Length of a trial, and the cap of each warm-up.")
-    ] = 3.0,
+        float | None,
+        typer.Option(
+            min=0.01, metavar="SECONDS", help="Length of a trial, and the cap of each warm-up.", show_default="3"
+        ),
+    ] = None,
     trials: Annotated[
         int, typer.Option(min=1, help="Trials of each engine and batch size, in turn with the others.")
     ] = 3,
+    idle: Annotated[
+        float | None,
+        typer.Option(
+            min=0, metavar="SECONDS", help="Length of the idle window, where power is read; 0: none.", show_default="3"
+        ),
+    ] = None,
+    cool_down: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Rest before each trial.", show_default="0")
+    ] = None,
+    scenario: Annotated[
+        ScenarioName | None,
+        typer.Option(
+            help="MLPerf's: one image at a time, eight, or any number (which sweeps batch sizes).",
+            show_default="the batch sizes given, back to back",
+        ),
+    ] = None,
+    arrival: Annotated[
+        str | None,
+        typer.Option(
+            metavar="poisson:RATE",
+            help="Let requests come at random times, RATE a second, whether or not the engine is free.",
+            show_default="each as the one before is answered",
+        ),
+    ] = None,
+    mlperf: Annotated[
+        bool,
+        typer.Option(
+            "--mlperf", help="Trials of 600 s, 60 s of rest before each, 60 s idle; single-stream by default."
+        ),
+    ] = False,
+    power_mode: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure in each of these power modes of the board, by name, into RUN/NAME, and put the former back; "
+            "repeat, or separate by commas.",
+            show_default="the one in force",
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Change power modes without asking.")] = False,
     power: Annotated[
         str,
         typer.Option(
             metavar="SOURCE",
-            help="Where power readings come from: auto (the best that sees what runs the engines), ina3221, jtop, nvml, "
-            "rapl, none, or replay:FILE for the trace in a measurement.",
+            help="Where power readings come from: auto (the best that sees what runs the engines), ina3221, jtop, "
+            "nvml, rapl, none, or replay:FILE for the trace in a measurement.",
         ),
     ] = "auto",
     interval_ms: Annotated[
         float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
     ] = 100.0,
+    total_rail: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="LABEL", help="Rail that counts for the total; repeat.", show_default="by the board's rule"
+        ),
+    ] = None,
+    bandwidth: Annotated[
+        float | None,
+        typer.Option(min=0.001, metavar="GB/S", help="Memory bandwidth, for the floors.", show_default="by a table"),
+    ] = None,
+    peak: Annotated[
+        float | None,
+        typer.Option(
+            min=1e-6,
+            metavar="TMAC/S",
+            help="Most multiply-accumulates a second in 10^12, for the floors.",
+            show_default="by a table",
+        ),
+    ] = None,
     cuda_binding: options.Binding = options.BindingName.cuda_python,
     cuda_graph: options.Graphs = True,
     any_power_mode: options.AnyPowerMode = False,
     json: options.Json = False,
     force: Annotated[bool, typer.Option("--force", help="Replace RUN/measurement.json, or TABLE.json.")] = False,
 ) -> None:
-    """Measure latency, throughput and, where there is a power source, gross energy of the engines of PACK.
+    """Measure latency, throughput and, where there is a power source, energy of the engines of PACK.
 
     Each engine runs on random images until its latency has settled, then all of them in turn: A B C A B C. Every
-    sample is stored in RUN/measurement.json, and the figures printed are computed from it.
+    sample is stored in RUN/measurement.json, and the figures printed are computed from it. `heartvit-edge schema
+    measurement` describes that file.
 
     With --profile-table, engines of a few blocks of the dense model are built on the way, for TensorRT where it can be
     used and in fp32 unless told otherwise, and timed by tokens and heads: what `heartvit-edge plan` needs for a budget
@@ -99,18 +159,15 @@ def bench(
 
     Example: heartvit-edge bench pack --batch-size 1 --batch-size 8 --out run
 
+    Example: heartvit-edge bench pack --power-mode MAXN,30W --yes --duration 30 --out sweep
+
     Example: heartvit-edge bench pack --profile-table table.json --precision fp16
     """
-    from heartvit_edge.bench.run import measure_engines
-    from heartvit_edge.bench.session import Schedule
-    from heartvit_edge.bench.stored import check_batch_sizes, find_engines
-    from heartvit_edge.engines.fingerprint import detect_machine
-    from heartvit_edge.report.runs import MEASUREMENT
-
-    sizes = parse_counts("--batch-size", batch_size or ["1"])
+    sizes = parse_counts("--batch-size", batch_size or [])
     if profile_table is not None:
         built = {"--out": out, "--budget": budget, "--engines": engines, "--any-power-mode": any_power_mode}
-        refuse_options_of_engines(built, sizes)
+        asked = {"--scenario": scenario, "--arrival": arrival, "--mlperf": mlperf, "--power-mode": power_mode}
+        refuse_options_of_engines({**built, **asked}, sizes)
         if precision is options.PrecisionName.int8:
             raise InputError(
                 "INT8 needs images, which a table of single blocks has none of", hint="--precision fp16, or fp32"
@@ -120,10 +177,10 @@ def bench(
             profile_table,
             backend=backend.value if backend else None,
             precision=precision.value if precision else "fp32",
-            batch_size=sizes[0],
+            batch_size=sizes[0] if sizes else 1,
             tokens=parse_counts("--tokens", tokens or []),
             heads=parse_counts("--heads", heads or []),
-            duration_s=duration,
+            duration_s=3.0 if duration is None else duration,
             num_rounds=trials,
             power=power,
             interval_ms=interval_ms,
@@ -137,41 +194,39 @@ def bench(
         raise InputError(f"{option} goes with --profile-table alone", hint=f"leave {option} out")
     if out is None:
         raise InputError("--out is missing, expected a folder for measurement.json", hint="add --out run")
-    engines = engines or Path("engines")
-    target = run_file(out, MEASUREMENT, force=force)
-    content = BudgetPack.open(pack)
-    names = choose_entries(content, budget or [])
-    machine = detect_machine()
-    found = find_engines(
+    from heartvit_edge.bench.scenario import MLPERF, QUICK, Pace
+
+    pace = MLPERF if mlperf else QUICK
+    run_bench(
         pack,
-        content,
-        names,
-        engines,
-        backend.value if backend else None,
-        precision.value if precision else None,
-        machine,
-        any_power_mode=any_power_mode,
+        out,
+        engines or Path("engines"),
+        Wanted(
+            backend=backend.value if backend else None,
+            precision=precision.value if precision else None,
+            budgets=tuple(budget or ()),
+            sizes=tuple(sizes),
+            scenario=scenario.value if scenario else "single-stream" if mlperf and not sizes else None,
+            arrival=arrival,
+            pace=Pace(
+                duration_s=pace.duration_s if duration is None else duration,
+                num_trials=trials,
+                idle_s=pace.idle_s if idle is None else idle,
+                cool_down_s=pace.cool_down_s if cool_down is None else cool_down,
+            ),
+            power=power,
+            interval_ms=interval_ms,
+            total_rails=tuple(total_rail or ()),
+            modes=tuple(name for text in power_mode or () for name in text.split(",")),
+            bandwidth_gb_s=bandwidth,
+            peak_tmac_s=peak,
+            any_power_mode=any_power_mode,
+            choice=options.cuda_choice(cuda_binding, cuda_graph),
+        ),
+        yes=yes,
+        json=json,
+        force=force,
     )
-    check_batch_sizes(pack, engines, found, sizes)
-    say(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
-    with window_progress(len(found) * len(sizes) * (1 + trials)) as (tell, step):
-        measurement, lost = measure_engines(
-            content,
-            found,
-            sizes,
-            Schedule(duration, trials),
-            power,
-            interval_ms / 1000,
-            machine,
-            shlex.join(["heartvit-edge", *sys.argv[1:]]),
-            tell,
-            step,
-            options.cuda_choice(cuda_binding, cuda_graph),
-        )
-    measurement.write(target, force=force)
-    typer.echo(_as_json(measurement, target) if json else f"{_as_table(measurement)}\n{target}")
-    if lost is not None:
-        raise lost
 
 
 def parse_counts(option: str, texts: Sequence[str]) -> list[int]:
@@ -194,82 +249,3 @@ def parse_counts(option: str, texts: Sequence[str]) -> list[int]:
                 )
             counts[count] = None
     return list(counts)
-
-
-def _as_table(measurement: Measurement) -> str:
-    from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
-    from heartvit_edge.report.formats import interval_text, value_text
-
-    def with_interval(figure: Figure) -> str:
-        interval = interval_text(figure)
-        return value_text(figure) + (f" ({interval})" if interval else "")
-
-    header = (
-        *("entry", "batch", "samples", "p50 ms (95 % CI)", "p90 ms", "p99 ms", "mean ms"),
-        *("images/s", "latency / dense (95 % CI)", "mJ / inference (95 % CI)"),
-    )
-    rows: list[tuple[str, ...]] = []
-    reasons: dict[str, list[str]] = {}
-    for row in measurement.rows:
-        latency, energy = latency_figures(row), energy_figures(measurement, row)
-        ratio = ratio_figures(measurement, row).latency
-        rows.append(
-            (
-                row.entry,
-                str(row.batch_size),
-                str(latency.num_samples),
-                with_interval(latency.p50_ms),
-                value_text(latency.p90_ms),
-                value_text(latency.p99_ms),
-                value_text(latency.mean_ms),
-                value_text(latency.images_per_s),
-                with_interval(ratio),
-                with_interval(energy.mj_per_inference),
-            )
-        )
-        label = f"{row.entry} batch {row.batch_size}"
-        for figure in (latency.p90_ms, latency.p99_ms, ratio, energy.mj_per_inference):
-            if figure.reason is not None:
-                reasons.setdefault(figure.reason, []).append(label)
-    notes = [
-        reason if len(labels) == len(rows) else f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()
-    ]
-    if measurement.power is not None:
-        notes.append(f"energy: gross, from {measurement.power.source}; {measurement.power.total_rule}")
-    return "\n".join([aligned(header, rows), *notes])
-
-
-def _as_json(measurement: Measurement, target: Path) -> str:
-    from heartvit_edge.bench.figures import achieved_rate_hz, energy_figures, latency_figures, ratio_figures
-
-    trace = measurement.power
-    power = trace and {
-        "source": trace.source,
-        "interval_ms": trace.interval_ms,
-        "achieved_rate_hz": achieved_rate_hz(trace),
-        "num_dropped": trace.num_dropped,
-        "total_rails": trace.total_rails,
-        "total_rule": trace.total_rule,
-    }
-    rows = [
-        {
-            "entry": row.entry,
-            "batch_size": row.batch_size,
-            "macs_fraction": measurement.pack.entry(row.entry).plan.macs_fraction,
-            "warm_up_count": row.warm_up_count,
-            "warm_up_stable": row.warm_up_stable,
-            "latency": latency_figures(row).model_dump(mode="json"),
-            "ratio_to_dense": ratio_figures(measurement, row).model_dump(mode="json"),
-            "energy": energy_figures(measurement, row).model_dump(mode="json"),
-        }
-        for row in measurement.rows
-    ]
-    content = {
-        "measurement": str(target),
-        "backend": measurement.backend,
-        "precision": measurement.precision,
-        "power": power,
-        "no_power_reason": measurement.no_power_reason,
-        "rows": rows,
-    }
-    return jsonlib.dumps(content, indent=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,6 +84,25 @@ def integrate_mj(times_s: NDArray[np.float64], power_mw: NDArray[np.float64], st
         NoEnergyError: As ``check_coverage`` says.
     """
     check_coverage(times_s, start_s, end_s)
+    return _trapezoid_mj(times_s, power_mw, start_s, end_s)
+
+
+def part_means_mw(
+    times_s: NDArray[np.float64], power_mw: NDArray[np.float64], start_s: float, end_s: float, num_parts: int
+) -> list[float]:
+    """Return the mean power in each of the equal parts of a window, in milliwatt.
+
+    Neighbouring readings are alike, so their spread says little of how well a mean is known; that of parts does.
+
+    Raises:
+        NoEnergyError: As ``check_coverage`` says of the whole window.
+    """
+    check_coverage(times_s, start_s, end_s)
+    edges = np.linspace(start_s, end_s, num_parts + 1).tolist()
+    return [_trapezoid_mj(times_s, power_mw, start, end) / (end - start) for start, end in itertools.pairwise(edges)]
+
+
+def _trapezoid_mj(times_s: NDArray[np.float64], power_mw: NDArray[np.float64], start_s: float, end_s: float) -> float:
     inside = (times_s > start_s) & (times_s < end_s)
     times = np.concatenate([[start_s], times_s[inside], [end_s]])
     power = np.interp(times, times_s, power_mw)

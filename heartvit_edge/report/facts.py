@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heartvit_edge.bench.figures import achieved_rate_hz
+from heartvit_edge.bench.energy_figures import achieved_rate_hz
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.model import ImageSetRef
 

@@ -6,13 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
-from heartvit_edge.bench.figures import (
-    DENSE,
-    Figure,
-    energy_figures,
-    latency_figures,
-    ratio_figures,
-)
+from heartvit_edge.bench.energy_figures import energy_figures, energy_ratio, inverse
+from heartvit_edge.bench.figures import DENSE, Figure, latency_figures, ratio_figures
 from heartvit_edge.bench.statistics import wilson
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.evaluation import Evaluation
@@ -35,8 +30,18 @@ PLAN_KEYS = (
 )
 ANSWER_KEYS = ("kl_nats", "agreement", "top1", "mcnemar_p", "top5")
 LOSS_KEYS = ("predicted_loss_nats", "held_out_nats", "held_out_agreement", "nats_per_percent")
-LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s")
-ENERGY_KEYS = ("mj_per_inference", "mj_per_image", "mean_mw", "peak_mw")
+LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s", "host_overhead_us", "waiting_ms")
+ENERGY_KEYS = (
+    "mj_per_inference",
+    "net_mj_per_inference",
+    "mj_per_image",
+    "inferences_per_j",
+    "energy_delay_mj_ms",
+    "energy_ratio",
+    "mean_mw",
+    "peak_mw",
+    "idle_mw",
+)
 
 NO_TABLE = "the plan was made without a device table"
 
@@ -198,18 +203,17 @@ def _measured_figures(measurement: Measurement, row: EntryMeasurement) -> dict[s
         "p90_ms": latency.p90_ms,
         "p99_ms": latency.p99_ms,
         "mean_ms": latency.mean_ms,
-        "speed_up": _inverse(ratio_figures(measurement, row).latency),
+        "speed_up": inverse(ratio_figures(measurement, row).latency),
         "images_per_s": latency.images_per_s,
+        "host_overhead_us": latency.host_overhead_us,
+        "waiting_ms": latency.waiting_ms,
         "mj_per_inference": energy.mj_per_inference,
+        "net_mj_per_inference": energy.net_mj_per_inference,
         "mj_per_image": energy.mj_per_image,
+        "inferences_per_j": energy.inferences_per_j,
+        "energy_delay_mj_ms": energy.energy_delay_mj_ms,
+        "energy_ratio": energy_ratio(measurement, row),
         "mean_mw": energy.mean_mw,
         "peak_mw": energy.peak_mw,
+        "idle_mw": energy.idle_mw,
     }
-
-
-def _inverse(figure: Figure) -> Figure:
-    """Return one over the figure; the interval's ends change places."""
-    if figure.value is None:
-        return figure
-    low, high = (None if end is None else 1 / end for end in (figure.high, figure.low))
-    return Figure(value=1 / figure.value, low=low, high=high)

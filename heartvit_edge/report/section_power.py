@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from heartvit_edge.bench.figures import energy_figures
+from heartvit_edge.bench.energy_figures import energy_figures
 from heartvit_edge.report.formats import DASH, with_unit
 from heartvit_edge.report.layout import figure, missing, scrolled, section
 from heartvit_edge.report.markup import Markup

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 from typing_extensions import Self
 
 from heartvit_edge.spec.base import Artefact, Spec
+from heartvit_edge.spec.board import BoardTrace
 from heartvit_edge.spec.engine import Backend, Precision
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
+
+Scenario = Literal["single-stream", "multi-stream", "offline"]
+"""MLPerf's ways to ask: one image after the other, eight at a time, or as many as the engine takes."""
 
 
 class PowerTrace(Spec):
@@ -58,6 +62,32 @@ class PowerTrace(Spec):
         return tuple(sum(values) for values in zip(*columns, strict=True))
 
 
+class Window(Spec):
+    """A stretch of the run.
+
+    Attributes:
+        start_s: When it began, in seconds since the run began.
+        end_s: When it ended.
+    """
+
+    start_s: NonNegativeFloat
+    end_s: NonNegativeFloat
+
+
+class MachineLimits(Spec):
+    """What a machine can do at the most: no engine can be faster than these allow.
+
+    Attributes:
+        bandwidth_gb_s: Memory bandwidth in GB/s; None where it is not known.
+        peak_tmac_s: Multiply-accumulates of the engines' precision in 10^12 a second; None where it is not known.
+        source: Where the figures are from.
+    """
+
+    bandwidth_gb_s: PositiveFloat | None
+    peak_tmac_s: PositiveFloat | None
+    source: str
+
+
 class Trial(Spec):
     """One steady window of work.
 
@@ -65,14 +95,19 @@ class Trial(Spec):
         start_s: When the first inference began, in seconds since the run began.
         end_s: When the last had ended, device synchronised.
         latency_ms: Wall time of each inference call, host array in to host array out, in order; at least one.
+        waiting_ms: How long each request had waited for its call, where requests come when they will; empty where each
+            call begins as the one before ends.
     """
 
     start_s: NonNegativeFloat
     end_s: NonNegativeFloat
     latency_ms: tuple[NonNegativeFloat, ...]
+    waiting_ms: tuple[NonNegativeFloat, ...] = ()
 
     @model_validator(mode="after")
     def _holds_its_calls(self) -> Self:
+        if self.waiting_ms and len(self.waiting_ms) != len(self.latency_ms):
+            raise ValueError(f"{len(self.waiting_ms)} waits for {len(self.latency_ms)} calls, expected one each")
         if not self.latency_ms:
             raise ValueError("a trial needs at least one inference")
         if not self.start_s < self.end_s:
@@ -119,6 +154,11 @@ class Measurement(Artefact):
         rows: One an (entry, batch size).
         power: Every reading; None where there was no power source.
         no_power_reason: Why there is no power trace; None where there is one.
+        scenario: How requests came, by MLPerf's name; None where no scenario was asked for.
+        arrival_per_s: Mean rate of requests that came at random times; None where each came as the one before ended.
+        idle: When nothing ran and no engine was loaded, for the power of an idle machine; None where none was measured.
+        board: Clocks, temperatures and throttling over the run; None where nothing of it can be read.
+        limits: What the machine can do at the most; None where it is not in the table.
     """
 
     schema_name: ClassVar[str] = "measurement"
@@ -132,6 +172,11 @@ class Measurement(Artefact):
     rows: tuple[EntryMeasurement, ...]
     power: PowerTrace | None
     no_power_reason: str | None
+    scenario: Scenario | None = None
+    arrival_per_s: PositiveFloat | None = None
+    idle: Window | None = None
+    board: BoardTrace | None = None
+    limits: MachineLimits | None = None
 
     @model_validator(mode="after")
     def _power_or_a_reason(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 SCRIPT = """
@@ -49,3 +50,57 @@ def readings(count: int = 4000, every_s: float = 0.005, stamp: int | None = None
     """Return the step that sends so many readings of these rails; all with one stamp where it is given."""
     step = {"count": count, "every_s": every_s, "rails_mw": rails_mw}
     return ("readings", step if stamp is None else step | {"stamp": stamp})
+
+
+PACKAGE = '''
+"""A stand-in for jetson-stats whose board is one file with the name of its power mode."""
+import datetime, pathlib, threading, time
+
+BOARD = pathlib.Path({board!r})
+MODELS = ["MAXN", "15W", "30W"]
+
+class JtopException(Exception):
+    pass
+
+class Model:
+    models = MODELS
+    @property
+    def name(self):
+        return BOARD.read_text()
+    def is_running(self):
+        return False
+
+class jtop(threading.Thread):
+    def __init__(self, interval):
+        super().__init__(daemon=True)
+        self.interval, self.power, self.observers, self.began = interval, {{}}, [], time.monotonic()
+    @property
+    def nvpmodel(self):
+        return Model()
+    @nvpmodel.setter
+    def nvpmodel(self, name):
+        if name not in MODELS:
+            raise JtopException(name)
+        BOARD.write_text(name)
+    @property
+    def uptime(self):
+        return datetime.timedelta(seconds=time.monotonic())
+    def attach(self, observer):
+        self.observers.append(observer)
+    def run(self):
+        while True:
+            self.power = {{"rail": {{}}, "tot": {{"power": 5000, "avg": 1, "name": "VDD_IN"}}}}
+            for observer in list(self.observers):
+                observer(self)
+            time.sleep(0.02)
+    def ok(self, spin=False):
+        return True
+'''
+
+
+def write_package(folder: Path, mode: str) -> Path:
+    """Write a package ``jtop`` into a folder, to be put on the path; return the file with its board's power mode."""
+    board = folder / "mode"
+    board.write_text(mode)
+    (folder / "jtop.py").write_text(PACKAGE.format(board=str(board)))
+    return board

@@ -6,28 +6,10 @@ import scipy.stats
 from fakes.measurements import make_measurement, make_row, make_trial
 
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
-from heartvit_edge.bench.figures import (
-    Figure,
-    achieved_rate_hz,
-    energy_figures,
-    latency_figures,
-    ratio_figures,
-)
+from heartvit_edge.bench.figures import Figure, latency_figures, ratio_figures
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.evaluation import EntryEvaluation, Evaluation
-from heartvit_edge.spec.measurement import PowerTrace
 from heartvit_edge.spec.model import ImageSetRef
-
-
-def constant_power(milliwatt, seconds=10.0, rails=("VDD_IN",)):
-    times = np.arange(0.0, seconds, 0.1)
-    return PowerTrace(
-        source="replay",
-        times_s=tuple(times.tolist()),
-        rails_mw={label: (value,) * len(times) for label, value in zip((*rails, "VDD_SOC"), milliwatt, strict=True)},
-        total_rails=rails,
-        total_rule="a test",
-    )
 
 
 def test_a_figure_without_a_value_must_say_why():
@@ -82,56 +64,6 @@ def test_ratios_of_the_dense_engine_are_one_and_without_it_there_are_none(tmp_pa
     assert ratio_figures(make_measurement(tmp_path, [dense, pruned]), dense).latency.value == 1.0
     alone = ratio_figures(make_measurement(tmp_path, [pruned]), pruned)
     assert alone.latency.reason == "the dense engine was not measured at batch size 1"
-
-
-def test_energy_of_constant_power_is_power_times_time_a_call(tmp_path):
-    # 100 calls of 20 ms at 5 W are 100 mJ each; at batch size 4, 25 mJ an image.
-    row = make_row("dense", [make_trial(1.0, [20.0] * 100), make_trial(4.0, [20.0] * 100)], batch_size=4)
-    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 900.0))), row)
-    assert found.mj_per_inference.value == pytest.approx(100.0)
-    assert found.mj_per_image.value == pytest.approx(25.0)
-    assert found.mean_mw.value == pytest.approx(5000.0)
-    assert found.peak_mw.value == 5000.0
-    assert found.rails_mj_per_inference["VDD_SOC"].value == pytest.approx(18.0)
-    assert found.total_rails == ("VDD_IN",)
-    assert found.rate_hz == pytest.approx(10.0, rel=0.1)
-    assert found.largest_gap_s == pytest.approx(0.1)
-
-
-def test_energy_interval_is_that_of_the_trials(tmp_path):
-    row = make_row(
-        "dense", [make_trial(1.0, [20.0] * 100), make_trial(4.0, [25.0] * 100), make_trial(7.0, [24.0] * 100)]
-    )
-    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 0.0))), row).mj_per_inference
-    low, high = scipy.stats.t.interval(0.95, 2, loc=115.0, scale=scipy.stats.sem([100.0, 125.0, 120.0]))
-    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-6)
-
-
-def test_peak_is_the_largest_reading_inside_the_windows_alone(tmp_path):
-    trace = constant_power((5000.0, 0.0))
-    power = list(trace.rails_mw["VDD_IN"])
-    power[5], power[15] = 9000.0, 7000.0  # at 0.5 s, before the window, and at 1.5 s, in it
-    trace = trace.model_copy(update={"rails_mw": {**trace.rails_mw, "VDD_IN": tuple(power)}})
-    row = make_row("dense", [make_trial(1.0, [20.0] * 100)])
-    assert energy_figures(make_measurement(tmp_path, [row], trace), row).peak_mw.value == 7000.0
-
-
-def test_energy_without_a_trace_gives_the_runs_reason(tmp_path):
-    row = make_row("dense", [make_trial(1.0, [20.0] * 100)])
-    found = energy_figures(make_measurement(tmp_path, [row]), row)
-    assert (found.mj_per_inference.value, found.mj_per_inference.reason) == (None, "there is no sensor")
-    assert (found.peak_mw.value, found.num_readings, found.rails_mj_per_inference) == (None, 0, {})
-
-
-def test_energy_is_refused_for_all_trials_where_one_is_not_covered(tmp_path):
-    row = make_row("dense", [make_trial(1.0, [20.0] * 100), make_trial(9.0, [20.0] * 100)])
-    found = energy_figures(make_measurement(tmp_path, [row], constant_power((5000.0, 0.0))), row)
-    assert found.mj_per_inference.value is None
-    assert "do not cover the window" in found.mj_per_inference.reason
-
-
-def test_achieved_rate_counts_intervals_between_readings():
-    assert achieved_rate_hz(constant_power((1.0, 1.0))) == pytest.approx(10.0)
 
 
 def make_evaluation(**changes):

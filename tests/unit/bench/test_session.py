@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from heartvit_edge.bench import session, window
+from heartvit_edge.errors import InputError
 
 
 class Board:
@@ -14,9 +15,14 @@ class Board:
     def __init__(self):
         self.now = 0.0
         self.calls = []
+        self.slept = []
 
     def clock(self):
         return self.now
+
+    def sleep(self, seconds):
+        self.slept.append(seconds)
+        self.now += seconds
 
     def workload(self, entry, batch_size, seconds):
         def infer(batch):
@@ -26,16 +32,17 @@ class Board:
         return session.Workload(entry=entry, batch_size=batch_size, engine_sha256="e" * 64, infer=infer)
 
 
-def run(board, workloads, duration_s=1.0, num_trials=3):
+def run(board, workloads, duration_s=1.0, num_trials=3, **schedule):
     told, steps = [], []
     rows = session.measure(
         workloads,
         img_size=4,
-        schedule=session.Schedule(duration_s, num_trials),
+        schedule=session.Schedule(duration_s, num_trials, **schedule),
         generator=np.random.default_rng(0),
         clock=board.clock,
         tell=told.append,
         step=steps.append,
+        sleep=board.sleep,
     )
     return rows, told, steps
 
@@ -99,3 +106,27 @@ def test_settling_calls_are_not_timed():
     seconds = itertools.chain([sixteenth] * 20, itertools.cycle([9.0] * window.SETTLE_CALLS + [sixteenth] * 32))
     rows, _, _ = run(board, [board.workload("a", 1, seconds)], duration_s=2.0, num_trials=2)
     assert [trial.latency_ms for trial in rows[0].trials] == [(62.5,) * 32] * 2
+
+
+def test_a_rest_comes_before_each_window_and_is_not_part_of_it():
+    board = Board()
+    rows, _, _ = run(board, [board.workload("a", 1, 0.05), board.workload("b", 1, 0.05)], cool_down_s=9.0)
+    assert board.slept == [9.0] * 6
+    assert all(trial.end_s - trial.start_s < 1.1 for row in rows for trial in row.trials)
+
+
+def test_requests_that_come_at_random_come_at_the_same_times_for_every_engine_of_a_round():
+    board = Board()
+    rows, _, _ = run(board, [board.workload("a", 1, 0.01), board.workload("b", 1, 0.01)], arrival_per_s=20.0)
+    first, second = rows
+    for a, b in zip(first.trials, second.trials, strict=True):
+        assert len(a.waiting_ms) == len(a.latency_ms) == len(b.latency_ms)
+        assert a.waiting_ms == pytest.approx(b.waiting_ms, abs=1e-4)
+    assert len({len(trial.latency_ms) for trial in first.trials}) > 1  # other rounds, other times
+
+
+def test_requests_that_come_faster_than_an_engine_answers_are_refused_before_a_window():
+    board = Board()
+    with pytest.raises(InputError, match=r"slow batch 1 answers 20 requests a second, 30 would come") as caught:
+        run(board, [board.workload("slow", 1, 0.05)], arrival_per_s=30.0)
+    assert caught.value.hint == "--arrival poisson:14"

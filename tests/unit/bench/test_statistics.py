@@ -11,15 +11,29 @@ from heartvit_edge.bench import statistics
 
 @pytest.mark.parametrize("count", [1, 7, 50, 500, 9_000, 600_000])
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
-@pytest.mark.parametrize("probability", [0.025, 0.5, 0.975])
-def test_binomial_quantile_is_scipys(count, share, probability):
-    expected = scipy.stats.binom.ppf(probability, count, share)
-    assert statistics.binomial_quantile(probability, count, share) == expected
+def test_binomial_law_is_scipys(count, share):
+    first, below = statistics.binomial_below(count, share)
+    expected = scipy.stats.binom.cdf(np.arange(first, first + len(below)), count, share)
+    np.testing.assert_allclose(below, expected, atol=1e-9)
 
 
-def test_binomial_quantile_refuses_a_share_of_one():
+def test_binomial_law_refuses_a_share_of_one():
     with pytest.raises(ValueError, match="share"):
-        statistics.binomial_quantile(0.5, 10, 1.0)
+        statistics.binomial_below(10, 1.0)
+
+
+@pytest.mark.parametrize("count", [50, 100, 500, 501, 777, 2_000, 60_000])
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_rank_interval_misses_no_more_than_five_percent_and_no_rank_can_be_drawn_in(count, share):
+    low, high = statistics.rank_interval(count, share)
+
+    def missed(low, high):
+        law = scipy.stats.binom(count, share)
+        return law.cdf(low - 1) + law.sf(high - 1)
+
+    assert missed(low, high) <= 0.05 + 1e-9
+    assert missed(low + 1, high) > 0.05
+    assert missed(low, high - 1) > 0.05
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
@@ -50,7 +64,7 @@ def test_percentile_interval_covers_the_true_percentile_as_often_as_it_says(shar
     for _ in range(1000):
         _, low, high = statistics.percentile(random.exponential(size=600), share)
         hits += low is not None and high is not None and low <= truth <= high
-    assert 930 <= hits <= 985
+    assert 930 <= hits <= 970
 
 
 def test_percentile_refuses_no_samples():

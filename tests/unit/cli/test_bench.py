@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import importlib.util
 import itertools
 import json
+import os
+import tempfile
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from fakes.tiny_engines import make_tiny_engines
 
 from heartvit_edge.bench import run as bench_run
-from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
+from heartvit_edge.bench.energy_figures import energy_figures
+from heartvit_edge.bench.figures import latency_figures, ratio_figures
 from heartvit_edge.power.choose import choose
 from heartvit_edge.power.none import NoSampler
 from heartvit_edge.power.sampler import PowerLostError
 from heartvit_edge.spec.measurement import Measurement, PowerTrace
 
-QUICK = ("--duration", "0.02", "--trials", "2")
+QUICK = ("--duration", "0.02", "--trials", "2", "--idle", "0")
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +62,20 @@ class ConstantSampler(NoSampler):
 
     def stop(self):
         times = np.arange(0.0, self.clock() + 0.02, 0.001)
+        return PowerTrace(
+            source=self.name,
+            times_s=tuple(times.tolist()),
+            rails_mw={"VDD_IN": (5000.0,) * len(times)},
+            total_rails=("VDD_IN",),
+            total_rule="a test",
+        )
+
+
+class LongSampler(ConstantSampler):
+    """Knows the power of the next hour too, a reading every 0.1 s."""
+
+    def stop(self):
+        times = np.arange(0.0, 3600.0, 0.1)
         return PowerTrace(
             source=self.name,
             times_s=tuple(times.tolist()),
@@ -143,7 +163,7 @@ def test_energy_is_the_power_of_the_readings_times_the_time_of_the_calls(bench, 
 
 def test_a_source_that_dies_in_mid_run_costs_the_energy_alone_and_exits_3(bench, monkeypatch, tmp_path):
     monkeypatch.setattr(bench_run, "choose", lambda asked, **_: DyingSampler("a test"))  # noqa: ARG005
-    result = bench("--power", "jtop", *QUICK)
+    result = bench("--power", "auto", *QUICK)
     assert result.exit_code == 3
     assert "error: jtop was lost 1.0 s into the run (9 readings): killed\nhint: restart it" in result.stderr
     stored = Measurement.read(tmp_path / "run" / "measurement.json")
@@ -239,3 +259,130 @@ def test_an_interrupted_run_leaves_nothing(bench, monkeypatch, tmp_path):
     result = bench("--power", "none", *QUICK)
     assert result.exit_code == 130
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def small_disk(monkeypatch):
+    """Writing below a folder fails as on a disk that is full, after some bytes."""
+    full = []
+    write = Path.write_text
+
+    def write_text(path, text, *rest, **options):
+        if any(folder in path.parents for folder in full):
+            write(path, text[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return write(path, text, *rest, **options)
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    return full
+
+
+def test_a_full_disk_costs_no_measurement_and_leaves_no_partial_file(bench, small_disk, monkeypatch, tmp_path):
+    small_disk.append(tmp_path / "run")
+    (tmp_path / "spare").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spare"))
+    result = bench("--power", "none", *QUICK)
+    kept = tmp_path / "spare" / "run-measurement.json"
+    assert result.exit_code == 3
+    assert f"No space left on device; the measurement is kept in {kept}" in result.stderr
+    assert len(Measurement.read(kept).rows) == 2
+    assert result.stdout.splitlines()[-1] == str(kept)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def test_a_measurement_that_can_be_kept_nowhere_is_printed_whole(bench, small_disk, monkeypatch, tmp_path):
+    small_disk.append(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    result = bench("--power", "none", *QUICK)
+    assert result.exit_code == 3
+    assert "the measurement itself is printed" in result.stderr
+    printed = json.loads(result.stdout)
+    assert (printed["schema"], len(printed["rows"])) == ("measurement", 2)
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_a_step_of_the_wall_clock_changes_no_latency_and_no_energy(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, *, clock, **_: ConstantSampler(clock))  # noqa: ARG005
+    steps = itertools.cycle([0.0, 3600.0, -7200.0])
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + next(steps))
+    assert bench(*QUICK).exit_code == 0
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    for row in stored.rows:
+        assert all(0.02 <= trial.end_s - trial.start_s < 20 for trial in row.trials)
+        assert energy_figures(stored, row).mean_mw.value == pytest.approx(5000.0)
+
+
+def test_an_idle_window_is_measured_before_the_engines_where_power_is_read(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, *, clock, **_: ConstantSampler(clock))  # noqa: ARG005
+    bench("--duration", "0.02", "--idle", "0.05")
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert 0.05 <= stored.idle.end_s - stored.idle.start_s
+    assert stored.idle.end_s <= min(trial.start_s for row in stored.rows for trial in row.trials)
+    figures = energy_figures(stored, stored.rows[0])
+    assert figures.idle_mw.value == pytest.approx(5000.0)
+    assert figures.net_mj_per_inference.value == pytest.approx(0.0, abs=1e-6)  # the trace never changes
+
+
+def test_no_idle_window_is_waited_for_where_no_power_is_read(bench, tmp_path):
+    bench("--power", "none", "--duration", "0.02", "--trials", "2", "--idle", "3600")
+    assert Measurement.read(tmp_path / "run" / "measurement.json").idle is None
+
+
+def test_offline_sweeps_batch_sizes_and_names_the_best(bench, tmp_path):
+    result = bench("--scenario", "offline", "--power", "none", *QUICK)
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert (stored.scenario, [row.batch_size for row in stored.rows[::2]]) == ("offline", [1, 2, 4, 8])
+    assert "offline: most images a second: dense at batch size " in result.stdout
+
+
+def test_a_scenario_with_another_batch_size_exits_2(bench):
+    result = bench("--scenario", "multi-stream", "--batch-size", "4", "--power", "none", *QUICK)
+    assert result.exit_code == 2
+    assert "multi-stream asks for 8 images at a time" in result.stderr
+
+
+def test_requests_that_come_at_random_store_their_waits(bench, tmp_path):
+    result = bench("--arrival", "poisson:40", "--power", "none", "--duration", "0.3", "--trials", "1", "--json")
+    assert result.exit_code == 0, result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert stored.arrival_per_s == 40.0
+    trial = stored.rows[0].trials[0]
+    assert len(trial.waiting_ms) == len(trial.latency_ms)
+    assert json.loads(result.stdout)["rows"][0]["latency"]["waiting_ms"]["value"] >= 0
+
+
+def test_limits_that_are_given_print_floors(bench):
+    result = bench("--bandwidth", "10", "--peak", "0.001", "--power", "none", "--json", *QUICK)
+    printed = json.loads(result.stdout)
+    assert printed["limits"]["source"] == "bandwidth was given; peak was given"
+    dense, pruned = (row["floors"]["arithmetic_ms"] for row in printed["rows"])
+    assert pruned == pytest.approx(dense / 2)
+
+
+def test_mlperf_sets_the_pace_and_what_is_given_beside_it_wins(bench, monkeypatch):
+    seen = {}
+
+    def measure(workloads, img_size, schedule, *rest):  # noqa: ARG001
+        seen["schedule"] = schedule
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_run, "measure", measure)
+    bench("--mlperf", "--power", "none", "--cool-down", "5")
+    assert (seen["schedule"].duration_s, seen["schedule"].num_trials, seen["schedule"].cool_down_s) == (600.0, 3, 5.0)
+
+
+def test_a_measured_trace_is_replayed(bench, monkeypatch, tmp_path):
+    with monkeypatch.context() as patched:
+        patched.setattr(bench_run, "choose", lambda asked, *, clock, **_: LongSampler(clock))  # noqa: ARG005
+        bench("--duration", "0.02", "--idle", "0")
+    result = bench("--power", f"replay:{tmp_path / 'run' / 'measurement.json'}", *QUICK, out=tmp_path / "again")
+    assert "power: replay (replays " in result.stderr
+    assert result.exit_code == 0, result.stderr
+
+
+def test_a_rail_named_for_the_total_is_the_total(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, *, clock, **_: ConstantSampler(clock))  # noqa: ARG005
+    bench("--total-rail", "VDD_IN", *QUICK)
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert stored.power.total_rule == "these rails were named: --total-rail"

@@ -9,7 +9,8 @@ from fakes.learned import with_learned_gate
 from fakes.runs import NO_POWER, make_evaluation, make_measurement, make_pack
 
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
-from heartvit_edge.bench.figures import energy_figures, latency_figures, ratio_figures
+from heartvit_edge.bench.energy_figures import energy_figures
+from heartvit_edge.bench.figures import latency_figures, ratio_figures
 from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
 from heartvit_edge.report.notes import grouped, reasons, relation, under, warnings
 from heartvit_edge.report.rows import rows_of

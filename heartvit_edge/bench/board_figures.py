@@ -1,0 +1,73 @@
+"""Whether an engine ran at the clocks that its figures stand for, from the board's state in its windows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from heartvit_edge.spec.board import BoardTrace
+from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
+
+BELOW = 0.98
+"""Share of its locked value below which a clock counts as lowered."""
+
+WANDERS = 0.95
+"""Share of its largest value in the windows below which a clock that is not locked counts as wandering."""
+
+
+def throttle_causes(measurement: Measurement, row: EntryMeasurement) -> tuple[str, ...]:
+    """Return what slowed the machine down in the windows of a row; none where nothing did, or nothing is known."""
+    board = measurement.board
+    if board is None:
+        return ()
+    ticks = _ticks(board, row)
+    causes = [name for name, values in board.throttle_states.items() if any(_kept(values, ticks))]
+    for name, counts in board.throttle_counts.items():
+        seen = _kept(counts, ticks)
+        if seen and max(seen) > min(seen):
+            causes.append(f"{name}: {max(seen) - min(seen):g} times")
+    for name, locked in board.locked_mhz.items():
+        seen = _kept(board.clocks_mhz.get(name, ()), ticks)
+        if seen and min(seen) < BELOW * locked:
+            causes.append(f"{name} clock down to {min(seen):.0f} of {locked:.0f} MHz")
+    return tuple(causes)
+
+
+def wandering_clocks(measurement: Measurement, row: EntryMeasurement) -> tuple[str, ...]:
+    """Return the clocks that are not locked and moved in the windows of a row, as ``GPU clock 612 to 1300 MHz``."""
+    board = measurement.board
+    if board is None:
+        return ()
+    ticks = _ticks(board, row)
+    found = []
+    for name, values in board.clocks_mhz.items():
+        seen = _kept(values, ticks)
+        if name not in board.locked_mhz and seen and min(seen) < WANDERS * max(seen):
+            found.append(f"{name} clock {min(seen):.0f} to {max(seen):.0f} MHz")
+    return tuple(found)
+
+
+def hottest_c(measurement: Measurement, row: EntryMeasurement) -> float | None:
+    """Return the highest temperature of any sensor in the windows of a row, in degrees Celsius; None without one."""
+    board = measurement.board
+    if board is None:
+        return None
+    ticks = _ticks(board, row)
+    return max((max(seen) for values in board.temperatures_c.values() if (seen := _kept(values, ticks))), default=None)
+
+
+def _ticks(board: BoardTrace, row: EntryMeasurement) -> NDArray[np.intp]:
+    """Return the ticks in the row's windows, and the nearest on either side of each, in time order."""
+    times_s = np.asarray(board.times_s)
+    found: set[int] = set()
+    for trial in row.trials:
+        first = max(int(np.searchsorted(times_s, trial.start_s, side="right")) - 1, 0)
+        last = min(int(np.searchsorted(times_s, trial.end_s, side="left")), len(times_s) - 1)
+        found |= set(range(first, last + 1))
+    return np.array(sorted(found), dtype=np.intp)
+
+
+def _kept(values: Sequence[float | None], ticks: NDArray[np.intp]) -> list[float]:
+    return [value for tick in ticks if tick < len(values) and (value := values[tick]) is not None]
