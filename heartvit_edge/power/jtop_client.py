@@ -24,6 +24,12 @@ from typing import Any, TextIO
 APPLY_S = 20.0
 """How long a power mode may take to be in force."""
 
+CONNECT_S = 10.0
+"""How long a service may take to answer for the first time."""
+
+SLOW = "Error connection"
+"""What jetson-stats says of a service that answers and has no data yet."""
+
 Say = Callable[[dict[str, Any]], None]
 
 
@@ -61,9 +67,8 @@ def serve(interval_s: float, commands: TextIO, say: Say) -> int:
         return 1
     # What the client's thread may meet on a broken or foreign message is raised again by its ok().
     errors = (JtopException, OSError, EOFError, LookupError, TypeError, ValueError, queue.Empty)
-    client = jtop(interval=interval_s)
     try:
-        client.start()
+        client = _connect(lambda: jtop(interval=interval_s), (JtopException, queue.Empty))
         modes = Modes(client, time.sleep)
         say({"ready": {"interval_s": client.interval, "mode": modes.now(), "modes": modes.names()}})
         client.attach(lambda now: say({"reading": reading_of(now)}))
@@ -78,6 +83,25 @@ def serve(interval_s: float, commands: TextIO, say: Say) -> int:
         say({"error": _words(err)})
         return 1
     return 0
+
+
+def _connect(make: Callable[[], Any], slow: tuple[type[BaseException], ...]) -> Any:  # noqa: ANN401
+    """Return a client that has begun to read.
+
+    jetson-stats gives its service three intervals for the first answer. A service that has just been woken, on a board
+    that is busy, takes longer, so a client that gave up is followed by another for ``CONNECT_S``.
+    """
+    end = time.monotonic() + CONNECT_S
+    while True:
+        client = make()
+        try:
+            client.start()
+        except slow as err:
+            if time.monotonic() > end or not (isinstance(err, queue.Empty) or SLOW in str(err)):
+                raise
+            time.sleep(0.1)
+        else:
+            return client
 
 
 def reading_of(client: Any) -> dict[str, Any]:  # noqa: ANN401 - jetson-stats has no types

@@ -41,7 +41,7 @@ def write_ina3221(
 def write_in_place(file: Path, number: int) -> None:
     """Write a number in a fixed width over the former: whoever reads sees the one or the other, never half of both."""
     with file.open("r+b" if file.exists() else "xb", buffering=0) as opened:
-        opened.write(b"%11d\n" % number)
+        opened.write(b"%-11d\n" % number)
 
 
 def write_rapl(sysfs: Path, microjoule: int = 1000, wraps_at: int = 10_000_000) -> dict[str, Path]:

@@ -15,6 +15,7 @@ from heartvit_edge.power import jtop_client
 @pytest.fixture
 def serve(monkeypatch):
     monkeypatch.setattr(jtop_client.time, "sleep", lambda _: None)
+    monkeypatch.setattr(jtop_client, "CONNECT_S", 0.0)
 
     def run(service, commands=()):
         monkeypatch.setitem(sys.modules, "jtop", service.package())
@@ -56,6 +57,25 @@ def test_negotiated_limits_of_a_usb_port_and_jtops_own_sum_are_no_rails():
         "VDD_GPU_SOC": 2500.0,
         "VIN_SYS_5V0": 3000.0,
     }
+
+
+def test_a_service_that_is_slow_to_answer_at_first_is_asked_again(serve, monkeypatch):
+    monkeypatch.setattr(jtop_client, "CONNECT_S", 60.0)
+    service = FakeService([])
+    service.refusal = JtopException("Error connection")
+    package = service.package()
+    start = package.jtop.start
+
+    def second_time(client):
+        if len(service.clients) == 3:
+            service.refusal = None
+        start(client)
+
+    package.jtop.start = second_time
+    service.package = lambda: package
+    code, said = serve(service)
+    assert (code, len(service.clients)) == (0, 3)
+    assert "ready" in said[0]
 
 
 @pytest.mark.parametrize(
