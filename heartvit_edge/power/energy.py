@@ -11,8 +11,11 @@ from numpy.typing import NDArray
 MIN_READINGS = 10
 """Fewest readings inside a window that give a figure."""
 
-MAX_GAP_RATIO = 3.0
-"""Largest gap between neighbouring readings that gives a figure, as a multiple of the trace's median gap."""
+GAP_RATIO = 3.0
+"""Multiple of the trace's median gap above which the time between two readings is a gap: power is guessed there."""
+
+MAX_GAP_SHARE = 0.01
+"""Largest share of a window that gaps may take together."""
 
 
 class NoEnergyError(ValueError):
@@ -44,7 +47,8 @@ def check_coverage(times_s: NDArray[np.float64], start_s: float, end_s: float) -
 
     Raises:
         NoEnergyError: If the window is empty, a reading before or after it is missing, fewer than ``MIN_READINGS`` lie
-            in it, or a gap in it is longer than ``MAX_GAP_RATIO`` times the median gap of the whole trace.
+            in it, or gaps, longer than ``GAP_RATIO`` times the median one of the whole trace, take more than
+            ``MAX_GAP_SHARE`` of it.
     """
     if not start_s < end_s:
         raise NoEnergyError(f"the window is empty: it runs from {start_s:.3f} s to {end_s:.3f} s")
@@ -61,12 +65,14 @@ def check_coverage(times_s: NDArray[np.float64], start_s: float, end_s: float) -
         )
     first = int(np.searchsorted(times_s, start_s, side="right")) - 1
     last = int(np.searchsorted(times_s, end_s, side="left"))
-    largest = float(np.diff(times_s[first : last + 1]).max())
-    typical = float(np.median(np.diff(times_s)))
-    if largest > MAX_GAP_RATIO * typical:
+    between = np.diff(times_s[first : last + 1])
+    typical, largest = float(np.median(np.diff(times_s))), float(between.max())
+    missing = float(between[between > GAP_RATIO * typical].sum())
+    if missing > MAX_GAP_SHARE * (end_s - start_s):
         raise NoEnergyError(
-            f"power readings have a gap of {1000 * largest:.0f} ms in the window, expected at most "
-            f"{MAX_GAP_RATIO:g} times the median gap of {1000 * typical:.0f} ms"
+            f"power readings have gaps of up to {1000 * largest:.0f} ms, {1000 * missing:.0f} ms together, in a window "
+            f"of {end_s - start_s:.2f} s; expected no more than {MAX_GAP_SHARE:.0%} of it above {GAP_RATIO:g} times "
+            f"the median gap of {1000 * typical:.0f} ms"
         )
     return Coverage(num_readings=count, rate_hz=count / (end_s - start_s), largest_gap_s=largest)
 

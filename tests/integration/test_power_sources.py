@@ -11,11 +11,11 @@ import time
 
 import numpy as np
 import pytest
-from fakes.jtop_daemon import orin_nx, why_not
-from fakes.power_player import Player
-from fakes.power_trees import NX_SENSORS, write_ina3221
 from fakes.tiny_engines import make_tiny_engines
 
+from benchmarks.jtop_daemon import orin_nx, why_not
+from benchmarks.power_player import Player
+from benchmarks.power_trees import NX_SENSORS, write_ina3221
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.energy import integrate_mj
 from heartvit_edge.power.ina3221 import Ina3221

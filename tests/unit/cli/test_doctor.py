@@ -8,8 +8,8 @@ import sys
 
 import pytest
 from fakes import boards
-from fakes.power_trees import AGX_SENSORS, write_ina3221, write_rapl
 
+from benchmarks.power_trees import AGX_SENSORS, write_ina3221, write_rapl
 from heartvit_edge import __version__
 from heartvit_edge.cli import doctor, requirements
 

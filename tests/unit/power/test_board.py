@@ -6,8 +6,8 @@ import itertools
 
 import pytest
 from fakes.boards import write_agx_orin
-from fakes.power_trees import AGX_SENSORS, write_ina3221
 
+from benchmarks.power_trees import AGX_SENSORS, write_ina3221
 from heartvit_edge.power.board import BoardRecorder, find_probes
 
 

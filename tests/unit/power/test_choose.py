@@ -7,8 +7,8 @@ import sys
 import pytest
 from fakes.jtop_process import READY, process, readings
 from fakes.measurements import make_measurement, make_row, make_trial
-from fakes.power_trees import NX_SENSORS, write_ina3221, write_rapl
 
+from benchmarks.power_trees import NX_SENSORS, write_ina3221, write_rapl
 from heartvit_edge.errors import InputError, MachineError
 from heartvit_edge.power import choose as choices
 from heartvit_edge.power import jtop

@@ -7,8 +7,8 @@ import types
 
 import numpy as np
 import pytest
-from fakes.power_trees import write_rapl
 
+from benchmarks.power_trees import write_rapl
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.counter import EnergyCounter
 from heartvit_edge.power.energy import integrate_mj

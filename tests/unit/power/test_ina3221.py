@@ -6,8 +6,8 @@ import errno
 import os
 
 import pytest
-from fakes.power_trees import AGX_SENSORS, NX_SENSORS, write_in_place, write_ina3221
 
+from benchmarks.power_trees import AGX_SENSORS, NX_SENSORS, write_in_place, write_ina3221
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.ina3221 import Ina3221, why_no_sensor
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
-from fakes.power_trees import VOLT_MV, write_in_place
+from benchmarks.power_trees import VOLT_MV, write_in_place
 
 
 class Player:
@@ -28,10 +28,12 @@ class Player:
         self._thread = threading.Thread(target=self._play)
 
     def __enter__(self) -> Player:
+        """Begin to play."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        """End the thread."""
         self._ended.set()
         self._thread.join()
 

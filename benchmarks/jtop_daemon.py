@@ -17,8 +17,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from fakes.power_trees import NX_SENSORS, write_ina3221
-
+from benchmarks.power_trees import NX_SENSORS, write_ina3221
 from heartvit_edge.power.jtop import CLIENT
 
 PATIENCE_S = 60
@@ -88,6 +87,7 @@ class Daemon:
     """
 
     def __init__(self, folder: Path, holder: int, currents: dict[str, Path]) -> None:
+        """Remember the tree and the process that holds the namespace."""
         self.currents = currents
         self.board = folder / "mode"
         self.inside = ("nsenter", "-t", str(holder), "-m", "--")
