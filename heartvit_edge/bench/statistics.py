@@ -183,11 +183,41 @@ def half_width(samples: Sequence[float]) -> float | None:
     count = len(samples)
     if count < 2:
         return None
+    deviation = float(np.std(np.asarray(samples, dtype=np.float64), ddof=1))
+    return _student_quantile(count - 1) * deviation / math.sqrt(count)
+
+
+def difference(first: Sequence[float], second: Sequence[float]) -> tuple[float, float | None]:
+    """Return mean(first) - mean(second) of independent samples, and half of Welch's interval around it.
+
+    Args:
+        first: At least one sample.
+        second: Likewise; the two need not be as many or vary alike.
+
+    Returns:
+        The difference, and half of its interval; None where either has fewer than two samples.
+
+    Source:
+        Welch (1947), Biometrika 34(1-2); degrees of freedom rounded down.
+    """
+    value = float(np.mean(first) - np.mean(second))
+    if min(len(first), len(second)) < 2:
+        return value, None
+    parts = [float(np.var(np.asarray(one, dtype=np.float64), ddof=1)) / len(one) for one in (first, second)]
+    variance = sum(parts)
+    if variance == 0:
+        return value, 0.0
+    freedom = variance**2 / sum(part**2 / (len(one) - 1) for part, one in zip(parts, (first, second), strict=True))
+    return value, _student_quantile(max(1, math.floor(freedom + 1e-9))) * math.sqrt(variance)
+
+
+def _student_quantile(freedom: int) -> float:
+    """Return the quantile of Student's distribution at (1 + CONFIDENCE) / 2."""
     low, high = 0.0, 1000.0
     while high - low > 1e-9:
         middle = (low + high) / 2
-        low, high = (middle, high) if student_cdf(middle, count - 1) < (1 + CONFIDENCE) / 2 else (low, middle)
-    return high * float(np.std(np.asarray(samples, dtype=np.float64), ddof=1)) / math.sqrt(count)
+        low, high = (middle, high) if student_cdf(middle, freedom) < (1 + CONFIDENCE) / 2 else (low, middle)
+    return high
 
 
 def ratio_of_means(

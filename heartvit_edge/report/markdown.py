@@ -10,11 +10,12 @@ from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under, warnings
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
+from heartvit_edge.report.tables_of_runs import Table, comparison_table, modes_table
 
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]#|"} | {"<": "&lt;", "&": "&amp;", "\n": " "})
 
 
-def markdown_text(runs: Sequence[Run], rows: Sequence[Row]) -> str:
+def markdown_text(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None = None) -> str:
     """Return facts, the summary table with the reasons for what is missing, the environment and the commands."""
     lines = ["# heartvit-edge report", ""]
     for run in runs:
@@ -28,6 +29,12 @@ def markdown_text(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     lines += [f"{index}. {DASH} {_plain(reason)}" for reason, index in notes.items()]
     lines += [""] * bool(notes)
     lines += [f"- {_plain(warning)}" for warning in warnings(runs)]
+    for heading, table in (
+        ("Runs compared", comparison_table(runs)),
+        ("Power modes", modes_table(runs, rows, latency_limit_ms)),
+    ):
+        if table is not None:
+            lines += ["", f"## {heading}", "", *_of_runs(table), "", _plain(table.note)]
     lines += ["", "## Environment", ""]
     for run in runs:
         lines += [f"### {_plain(run.label)}", ""]
@@ -58,6 +65,11 @@ def _table(rows: Sequence[Row], notes: dict[str, int]) -> list[str]:
             cells.append(value_text(figure, column.unit) + (f" ({small})" if small else ""))
         lines.append(_line(cells))
     return lines
+
+
+def _of_runs(table: Table) -> list[str]:
+    body = [_line([_plain(cell) for cell in cells]) for cells in table.lines]
+    return [_line(table.headings), _line(["---"] * len(table.headings)), *body]
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from heartvit_edge.bench.board_figures import throttle_causes, wandering_clocks
 from heartvit_edge.bench.figures import Figure
 from heartvit_edge.report.columns import Column
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.measurement import Measurement
+
+MIN_TRIALS = 3
+"""Trials below which the spread between them says little."""
 
 
 def reasons(rows: Iterable[Row], columns: Sequence[Column]) -> dict[str, int]:
@@ -60,6 +65,7 @@ def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
         if unsettled:
             which = ", ".join(f"{row.entry} at batch size {row.batch_size}" for row in unsettled)
             found.append(f"{run.label}: latency had not settled when the warm-up ended at its cap: {which}.")
+        found += _of_the_board(run.label, run.measurement)
         if run.evaluation is None:
             continue
         engines = {answers.entry: answers.engine_sha256 for answers in run.evaluation.entries}
@@ -71,3 +77,17 @@ def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
                 f"timed with {run.measurement.backend} {run.measurement.precision}."
             )
     return tuple(found)
+
+
+def _of_the_board(label: str, measurement: Measurement) -> list[str]:
+    """Return what the machine did that its figures do not stand for."""
+    found = []
+    for row in measurement.rows:
+        what = f"{label}: {row.entry} at batch size {row.batch_size}"
+        if causes := throttle_causes(measurement, row):
+            found.append(f"{what} was slowed down: {'; '.join(causes)}.")
+        if clocks := [clock for clock in wandering_clocks(measurement, row) if clock.startswith("GPU")]:
+            found.append(f"{what}: the clock is not locked: {'; '.join(clocks)}.")
+    if any(len(row.trials) < MIN_TRIALS for row in measurement.rows):
+        found.append(f"{label}: fewer than {MIN_TRIALS} trials: intervals between trials are wide or missing.")
+    return found

@@ -17,6 +17,7 @@ from heartvit_edge.report.runs import Run
 from heartvit_edge.report.section_head import facts_card, tiles, title_of
 from heartvit_edge.report.section_plans import plans
 from heartvit_edge.report.section_power import power
+from heartvit_edge.report.section_runs import comparison, power_modes
 from heartvit_edge.report.section_samples import samples
 from heartvit_edge.report.section_scores import scores
 from heartvit_edge.report.section_speed import latency, trade_off
@@ -24,6 +25,8 @@ from heartvit_edge.report.table import plain_table, summary_table
 
 LINKS = {
     "summary": "Summary",
+    "comparison": "Runs compared",
+    "modes": "Power modes",
     "trade-off": "Trade-off",
     "latency": "Latency",
     "patches": "Patches",
@@ -39,8 +42,14 @@ POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 """The browser itself then refuses to load anything for this page."""
 
 
-def page(runs: Sequence[Run], rows: Sequence[Row]) -> str:
-    """Return the page's text."""
+def page(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None = None) -> str:
+    """Return the page's text.
+
+    Args:
+        runs: What it shows.
+        rows: Their rows.
+        latency_limit_ms: What the best power mode is chosen under, in ms; None for the least energy-delay product.
+    """
     styles = styles_of(runs)
     title = title_of(runs)
     head = element(
@@ -53,7 +62,9 @@ def page(runs: Sequence[Run], rows: Sequence[Row]) -> str:
         # Our own style sheet: nothing in it comes from a file of the user's.
         element("style", Markup(resources.files("heartvit_edge.report").joinpath("style.css").read_text("utf-8"))),
     )
-    links = [element("a", escaped(text), href=f"#{name}") for name, text in LINKS.items()]
+    of_several = {"comparison": comparison(runs), "modes": power_modes(runs, rows, latency_limit_ms)}
+    shown = {name: text for name, text in LINKS.items() if of_several.get(name, True) is not None}
+    links = [element("a", escaped(text), href=f"#{name}") for name, text in shown.items()]
     header = element(
         "header",
         element("p", escaped("heartvit-edge report"), class_="kicker"),
@@ -65,6 +76,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row]) -> str:
     main = element(
         "main",
         _summary(runs, rows, styles),
+        *(part for part in of_several.values() if part is not None),
         trade_off(rows, styles),
         latency(runs, rows, styles),
         samples(runs, styles),

@@ -4,29 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from heartvit_edge.bench.figures import latency_figures
+from heartvit_edge.bench.floors import floors
 from heartvit_edge.report.columns import COLUMNS, Column
-from heartvit_edge.report.layout import cards, figure, missing, section
+from heartvit_edge.report.formats import with_unit
+from heartvit_edge.report.layout import cards, figure, missing, scrolled, section
 from heartvit_edge.report.markup import Markup
 from heartvit_edge.report.palette import Series, legend
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.report.svg_ecdf import ecdf_plot, pooled_ms
 from heartvit_edge.report.svg_pareto import pareto_plot
+from heartvit_edge.report.svg_timeline import timeline_plot
+from heartvit_edge.report.table import plain_table
 
 COLUMN = {column.key: column for column in COLUMNS}
-COST_TITLES = {"p50_ms": "median latency", "mj_per_inference": "energy"}
+COSTS = {
+    "p50_ms": ("median latency", "ms"),
+    "mj_per_inference": ("energy", "mJ per inference"),
+    "gmacs": ("MACs", "10⁹ of one image"),
+}
+"""Figure that is a cost, to what it is called and the unit on its axis."""
 
 
 def trade_off(rows: Sequence[Row], styles: dict[tuple[str, str], Series]) -> Markup:
-    """Return quality against latency, and against energy where there are figures, at each batch size.
+    """Return quality against latency, energy and MACs, where there are figures, at each batch size.
 
     Quality is top-1 where any row has it, else agreement with the dense engine.
     """
     quality = COLUMN["top1" if any(row.figures["top1"].value is not None for row in rows) else "agreement"]
+    sizes = batch_sizes(rows)
     plots = [
         _plot(having, left_out, styles, COLUMN[cost], quality)
-        for batch_size in batch_sizes(rows)
-        for cost in COST_TITLES
+        for batch_size in sizes
+        for cost in COSTS
+        if cost != "gmacs" or batch_size == sizes[0]  # MACs of one image are the same at every batch size
         for having, left_out in [_having(rows, batch_size, cost, quality.key)]
         if having
     ]
@@ -62,7 +74,38 @@ def latency(runs: Sequence[Run], rows: Sequence[Row], styles: dict[tuple[str, st
         nothing = missing("Nothing was measured: heartvit-edge bench makes measurement.json.")
         return section("latency", "Latency distribution", nothing)
     intro = "The share of inferences that took no longer than a given time; a curve further left is faster."
-    return section("latency", "Latency distribution", cards(*figures), intro=intro)
+    lines = [_timeline(run, batch_size, styles, len(runs)) for run in runs for batch_size in _sizes_of(run)]
+    return section("latency", "Latency distribution", cards(*figures), *lines, *_floors(runs), intro=intro)
+
+
+def _sizes_of(run: Run) -> list[int]:
+    return sorted({row.batch_size for row in run.measurement.rows}) if run.measurement else []
+
+
+def _timeline(run: Run, batch_size: int, styles: dict[tuple[str, str], Series], num_runs: int) -> Markup:
+    """Return the latency of a run's calls at one batch size over time."""
+    assert run.measurement is not None
+    rows = [row for row in run.measurement.rows if row.batch_size == batch_size]
+    trials = [(styles[run.label, row.entry], trial) for row in rows for trial in row.trials]
+    key = legend(dict.fromkeys(series for series, _ in trials), "line")
+    title = f"{run.label + ': ' if num_runs > 1 else ''}Latency over the run, batch size {batch_size}"
+    return figure(title, key, scrolled(timeline_plot(trials, batch_size), title))
+
+
+def _floors(runs: Sequence[Run]) -> list[Markup]:
+    """Return the least time that each machine allows beside the median that was measured; none without limits."""
+    lines = []
+    for run in runs:
+        measurement = run.measurement
+        if measurement is None or measurement.limits is None:
+            continue
+        for row in measurement.rows:
+            least, p50_ms = floors(measurement, row), latency_figures(row).p50_ms
+            cells = [None if ms is None else f"{ms:.3g} ms" for ms in (least.weights_ms, least.arithmetic_ms)]
+            what = f"{row.entry}, batch size {row.batch_size}"
+            lines.append([what, run.label, *cells, with_unit(p50_ms, "ms"), measurement.limits.source])
+    headings = ("Floor", "Run", "To read the weights once", "For the arithmetic", "Measured median", "Limits from")
+    return [plain_table(headings, lines, "Floors")] if lines else []
 
 
 def batch_sizes(rows: Sequence[Row]) -> list[int]:
@@ -82,6 +125,9 @@ def _plot(
 ) -> Markup:
     names = ", ".join(styles[row.run, row.entry].name for row in left_out)
     note = f"Not shown, for lack of one of the two figures: {names}." if names else ""
-    title = f"{quality.heading} against {COST_TITLES[cost.key]}, batch size {rows[0].batch_size}"
-    axis = f"{COST_TITLES[cost.key]}, {'mJ per inference' if cost.key == 'mj_per_inference' else cost.unit}"
-    return figure(title, pareto_plot(rows, styles, cost, quality, axis), note=note)
+    name, unit = COSTS[cost.key]
+    at_size = "" if cost.key == "gmacs" else f", batch size {rows[0].batch_size}"
+    axis = f"{name}, {unit}"
+    return figure(
+        f"{quality.heading} against {name}{at_size}", pareto_plot(rows, styles, cost, quality, axis), note=note
+    )

@@ -15,9 +15,23 @@ from heartvit_edge.spec.files import new_file, refuse_existing
 
 
 def write_report(
-    folders: Sequence[Path], html_file: Path, markdown_file: Path, csv_file: Path, *, force: bool = False
+    folders: Sequence[Path],
+    html_file: Path,
+    markdown_file: Path,
+    csv_file: Path,
+    *,
+    latency_limit_ms: float | None = None,
+    force: bool = False,
 ) -> tuple[Path, Path, Path]:
     """Write the page, the Markdown file and the CSV file, and return their paths.
+
+    Args:
+        folders: Of the runs.
+        html_file: The page.
+        markdown_file: Its tables as Markdown.
+        csv_file: Every figure.
+        latency_limit_ms: What the best power mode is chosen under, in ms; None for the least energy-delay product.
+        force: Replace files that exist.
 
     Raises:
         InputError: If a run cannot be read, two of the files are one, a file exists and ``force`` is not set, or its
@@ -33,7 +47,7 @@ def write_report(
         refuse_existing(file, force=force)
     runs = read_runs(folders)
     rows = rows_of(runs)
-    texts = (page(runs, rows), markdown_text(runs, rows), csv_text(rows))
+    texts = (page(runs, rows, latency_limit_ms), markdown_text(runs, rows, latency_limit_ms), csv_text(rows))
     for file, text in zip(files, texts, strict=True):
         with new_file(file, force=force) as temporary:
             temporary.write_text(text, encoding="utf-8")
