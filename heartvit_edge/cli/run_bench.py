@@ -16,8 +16,8 @@ import typer
 from heartvit_edge.cli.build_engine import choose_entries
 from heartvit_edge.cli.console import say
 from heartvit_edge.cli.run_folder import run_file
-from heartvit_edge.cli.termination import termination_as_exit
 from heartvit_edge.cli.window_progress import window_progress
+from heartvit_edge.engines.signals import termination_as_exit
 from heartvit_edge.errors import HeartViTError, InputError, MachineError
 from heartvit_edge.spec.engine import Backend, Precision
 from heartvit_edge.spec.pack import BudgetPack

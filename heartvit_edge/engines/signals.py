@@ -1,4 +1,4 @@
-"""Ctrl-C and termination while C++ builds: no Python exception may cross it, and nothing half-built may stay."""
+"""Ctrl-C and termination: no Python exception may cross C++ that builds, and nothing half done may stay."""
 
 from __future__ import annotations
 
@@ -13,27 +13,32 @@ EXIT_OF_A_SIGNAL = 128
 
 @contextmanager
 def termination_as_exit() -> Iterator[None]:
-    """Let SIGTERM end the body as an exit does, so that temporary files are removed on the way out.
+    """Let SIGTERM and SIGHUP end the body as an exit does, so that things are put right on the way out.
 
-    Outside of the main thread signals stay as they are.
+    A second one changes nothing: it would end the putting right. Outside of the main thread signals stay as they are.
     """
+    ending = False
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(EXIT_OF_A_SIGNAL + number)
+        nonlocal ending
+        if not ending:
+            ending = True
+            raise SystemExit(EXIT_OF_A_SIGNAL + number)
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    former = signal.signal(signal.SIGTERM, leave)
+    former = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, former)
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @contextmanager
 def held_back() -> Iterator[Callable[[], bool]]:
-    """Hold SIGINT and SIGTERM back until the body has ended; give what says whether one has come.
+    """Hold SIGINT, SIGTERM and SIGHUP back until the body has ended; give what says whether one has come.
 
     Outside of the main thread signals stay as they are, and none is ever said to have come.
     """
@@ -43,7 +48,7 @@ def held_back() -> Iterator[Callable[[], bool]]:
         return
     former = {
         number: signal.signal(number, lambda number, _frame: came.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     }
     try:
         yield lambda: bool(came)

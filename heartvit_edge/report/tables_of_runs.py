@@ -37,8 +37,8 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
     if not lines:
         return None
     note = (
-        f"Ratios to {measured[0][0]}; below 1 is faster or thriftier. Runs share no drift, so intervals are Welch's over "
-        "trials."
+        f"Ratios to {measured[0][0]}; below 1 is faster or thriftier. Runs share no drift, so intervals are Welch's "
+        "over trials."
     )
     return Table(("Entry", "Run", "Latency", "Energy an inference"), lines, note)
 

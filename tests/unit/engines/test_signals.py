@@ -14,9 +14,10 @@ from heartvit_edge.engines.signals import held_back, termination_as_exit
 @pytest.fixture
 def handlers():
     """Check that a test leaves the handlers as they were."""
-    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = [signal.getsignal(number) for number in numbers]
     yield
-    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    assert [signal.getsignal(number) for number in numbers] == before
 
 
 @pytest.mark.usefixtures("handlers")
@@ -30,18 +31,32 @@ def test_ctrl_c_waits_for_the_end_of_the_body_and_is_told_meanwhile():
 
 
 @pytest.mark.usefixtures("handlers")
-def test_termination_ends_the_body_as_an_exit_with_128_and_its_number():
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_ends_the_body_as_an_exit_with_128_and_its_number(number):
     with pytest.raises(SystemExit) as caught, termination_as_exit():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         pytest.fail("not ended")
-    assert caught.value.code == 143
+    assert caught.value.code == 128 + number
 
 
 @pytest.mark.usefixtures("handlers")
-def test_termination_within_c_waits_and_then_ends_as_an_exit():
+def test_a_second_termination_does_not_end_what_puts_things_right():
+    restored = []
+    with pytest.raises(SystemExit), termination_as_exit():
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            os.kill(os.getpid(), signal.SIGTERM)
+            restored.append("the former mode")
+    assert restored == ["the former mode"]
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_termination_within_c_waits_and_then_ends_as_an_exit(number):
     reached = []
     with pytest.raises(SystemExit), termination_as_exit(), held_back():
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         reached.append("the end of the body")
     assert reached == ["the end of the body"]
 
