@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import typer
+from fakes.browser import find_browser
 
 from heartvit_edge.cli import app as command_line
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
@@ -39,11 +40,16 @@ def _why_no_jetson() -> str | None:
     return None if Path("/etc/nv_tegra_release").is_file() else "this is no Jetson: /etc/nv_tegra_release is missing"
 
 
+def _why_no_chromium() -> str | None:
+    return None if find_browser() else "no Chromium is on PATH: apt install chromium"
+
+
 NEEDS: dict[str, Callable[[], str | None]] = {
     "shared_data": _why_no_shared_data,
     "gpu": why_no_cuda_device,
     "tensorrt": _why_no_tensorrt,
     "jetson": _why_no_jetson,
+    "chromium": _why_no_chromium,
 }
 
 

@@ -49,6 +49,16 @@ def wandering_clocks(measurement: Measurement, row: EntryMeasurement) -> tuple[s
     return tuple(found)
 
 
+def clocks_mhz(measurement: Measurement, row: EntryMeasurement) -> dict[str, tuple[float, float] | None]:
+    """Map each clock to its smallest and largest value in the windows of a row, in MHz; None where it was not read."""
+    board = measurement.board
+    if board is None:
+        return {}
+    ticks = _ticks(board, row)
+    found = {name: _kept(values, ticks) for name, values in board.clocks_mhz.items()}
+    return {name: (min(seen), max(seen)) if seen else None for name, seen in found.items()}
+
+
 def hottest_c(measurement: Measurement, row: EntryMeasurement) -> float | None:
     """Return the highest temperature of any sensor in the windows of a row, in degrees Celsius; None without one."""
     board = measurement.board

@@ -12,7 +12,7 @@ import numpy as np
 
 from heartvit_edge.bench.accuracy import Engine, evaluate
 from heartvit_edge.bench.session import Schedule, Workload, measure
-from heartvit_edge.bench.stored import StoredEngine, processor_of
+from heartvit_edge.bench.stored import StoredEngine, processor_of, read_layers
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.power.board import BoardRecorder
@@ -66,7 +66,7 @@ def measure_engines(
         power: What is read meanwhile.
         facts: Fields of the measurement that are known before: machine, command, scenario, limits.
         tell: Takes a remark for the user.
-        step: Called before the idle window, each warm-up and each window with what comes, never inside a window.
+        step: Called before each warm-up and window with what comes, never inside a window.
         choice: How TensorRT engines reach the device.
 
     Returns:
@@ -98,7 +98,7 @@ def measure_engines(
         board = stack.enter_context(BoardRecorder(clock))
         idle = None
         if power.idle_s and sampler.name != "none":
-            step(f"idle for {power.idle_s:g} s")
+            tell(f"idle for {power.idle_s:g} s")
             idle = _rest(power.idle_s, clock)
         pairs = [(engine.manifest, engine.folder) for engine in engines]
         runners = stack.enter_context(open_runners(pairs, choice))
@@ -122,6 +122,7 @@ def measure_engines(
         "arrival_per_s": schedule.arrival_per_s,
         "idle": idle,
         "board": state,
+        "layers": read_layers(engines, tell),
     }
     return Measurement.model_validate({**facts, **measured}), lost
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,6 +14,7 @@ from heartvit_edge.engines.onnxruntime_session import CPU
 from heartvit_edge.errors import InputError
 from heartvit_edge.power.choose import Processor
 from heartvit_edge.spec.engine import Backend, BatchRange, EngineManifest, Precision
+from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
 
@@ -97,6 +98,32 @@ def find_engines(
                 hint=f"{_build(pack_folder, engines, *kind)} --force",
             )
     return found_engines
+
+
+def read_layers(engines: Sequence[StoredEngine], tell: Callable[[str], None]) -> tuple[EngineLayers, ...]:
+    """Return the layer tables that lie beside engines, each once.
+
+    A table explains figures and changes none, so one that cannot be read, or is another engine's, is told and left out.
+
+    Args:
+        engines: Any; those of ONNX Runtime have none.
+        tell: Takes a remark for the user.
+    """
+    found: dict[str, EngineLayers] = {}
+    for engine in engines:
+        path = engine.folder / store.LAYERS
+        if not path.is_file():
+            continue
+        try:
+            layers = EngineLayers.read(path)
+        except InputError as err:
+            tell(f"the layer table of {engine.manifest.entry} is left out: {err}")
+            continue
+        if layers.engine_sha256 != engine.manifest.sha256:
+            tell(f"the layer table of {engine.manifest.entry} is left out: {path} is of another engine")
+            continue
+        found[layers.engine_sha256] = layers
+    return tuple(found.values())
 
 
 def processor_of(manifest: EngineManifest) -> Processor:

@@ -20,6 +20,7 @@ from heartvit_edge.cli import (
     plan,
     quickstart,
     report,
+    schema,
     score,
 )
 from heartvit_edge.errors import HeartViTError
@@ -62,6 +63,7 @@ app.command("plan")(plan.plan)
 app.command("quickstart")(quickstart.quickstart)
 app.command("score")(score.score)
 app.command("report")(report.report)
+app.command("schema")(schema.schema)
 
 
 def main() -> None:

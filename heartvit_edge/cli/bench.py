@@ -167,7 +167,9 @@ def bench(
     if profile_table is not None:
         built = {"--out": out, "--budget": budget, "--engines": engines, "--any-power-mode": any_power_mode}
         asked = {"--scenario": scenario, "--arrival": arrival, "--mlperf": mlperf, "--power-mode": power_mode}
-        refuse_options_of_engines({**built, **asked}, sizes)
+        paced = {"--idle": idle is not None, "--cool-down": cool_down is not None, "--yes": yes}
+        limits = {"--total-rail": total_rail, "--bandwidth": bandwidth, "--peak": peak}
+        refuse_options_of_engines({**built, **asked, **paced, **limits}, sizes)
         if precision is options.PrecisionName.int8:
             raise InputError(
                 "INT8 needs images, which a table of single blocks has none of", hint="--precision fp16, or fp32"

@@ -46,6 +46,7 @@ def commands(root: Path = Path("/")) -> dict[str, Lacks]:
         **{f"bench --power {source}": partial(lacks_power, source, root) for source in SOURCES},
         "evaluate": lambda: lacks_module_name(root) or lacks_engine_runtime(),
         "report": lacks_nothing,
+        "schema": lacks_nothing,
         "doctor": lacks_nothing,
     }
 

@@ -82,7 +82,7 @@ def run_bench(pack: Path, out: Path, engines: Path, wanted: Wanted, *, yes: bool
     failure: HeartViTError | None = None
     with ExitStack() as stack:
         stack.enter_context(termination_as_exit())
-        modes = stack.enter_context(PowerModes(say)) if wanted.modes else None
+        modes = stack.enter_context(PowerModes(say, interval_s=wanted.interval_ms / 1000)) if wanted.modes else None
         if modes is not None:
             modes.check(wanted.modes)
             _confirm(modes.former, wanted.modes, yes=yes)

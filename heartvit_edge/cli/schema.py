@@ -12,6 +12,9 @@ from heartvit_edge.spec.base import Artefact
 from heartvit_edge.spec.device_table import DeviceTable
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.evaluation import Evaluation
+from heartvit_edge.spec.finetune import FinetuneRun
+from heartvit_edge.spec.gate import TrainedGate
+from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.measurement import Measurement
 from heartvit_edge.spec.pack import BudgetPack
 from heartvit_edge.spec.plan import PruningPlan
@@ -19,7 +22,18 @@ from heartvit_edge.spec.sensitivity import SensitivityMap
 
 STORED: dict[str, type[Artefact]] = {
     one.schema_name: one
-    for one in (Measurement, Evaluation, DeviceTable, PruningPlan, SensitivityMap, BudgetPack, EngineManifest)
+    for one in (
+        Measurement,
+        Evaluation,
+        DeviceTable,
+        PruningPlan,
+        SensitivityMap,
+        BudgetPack,
+        EngineManifest,
+        EngineLayers,
+        FinetuneRun,
+        TrainedGate,
+    )
 }
 
 SchemaName = Enum("SchemaName", {name.replace("-", "_"): name for name in STORED}, type=str)  # type: ignore[misc]

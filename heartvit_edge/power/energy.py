@@ -57,6 +57,7 @@ def check_coverage(times_s: NDArray[np.float64], start_s: float, end_s: float) -
     if count < MIN_READINGS:
         raise NoEnergyError(
             f"{count} power readings lie in a window of {end_s - start_s:.2f} s, expected at least {MIN_READINGS}"
+            + (f": {MIN_READINGS * (end_s - start_s) / count:.2g} s have as many" if count else "")
         )
     if times_s[0] > start_s or times_s[-1] < end_s:
         raise NoEnergyError(

@@ -25,14 +25,17 @@ class PowerModes:
 
     former: str
 
-    def __init__(self, tell: Callable[[str], None], command: Sequence[str] = CLIENT) -> None:
+    def __init__(self, tell: Callable[[str], None], command: Sequence[str] = CLIENT, interval_s: float = 0.5) -> None:
         """Prepare; nothing is asked before it is entered.
 
         Args:
             tell: Takes a remark for the user.
             command: What runs the client.
+            interval_s: Time between readings to ask the service for: its first client, which this is, sets the rate
+                for all that follow, the one that reads power among them.
         """
         self._tell = tell
+        self._interval_s = interval_s
         self._command = command
         self._changed = False
 
@@ -42,7 +45,7 @@ class PowerModes:
         Raises:
             MachineError: If jtop cannot be reached, or the board has no nvpmodel.
         """
-        self._client = JtopClient(0.5, lambda _: None, self._command)
+        self._client = JtopClient(self._interval_s, lambda _: None, self._command)
         self.names: tuple[str, ...] = tuple(self._client.ready["modes"])
         mode = self._client.ready["mode"]
         if mode is None:

@@ -42,7 +42,12 @@ def number_text(value: float, decimals: int) -> str:
 
 def power_of_ten(exponent: int) -> str:
     """Return ``10`` with its exponent raised."""
-    return f"10{str(exponent).translate(_SUPERSCRIPTS)}"
+    return f"10{superscript(exponent)}"
+
+
+def superscript(number: int) -> str:
+    """Return a whole number raised."""
+    return str(number).translate(_SUPERSCRIPTS)
 
 
 def value_text(figure: Figure, unit: str = "") -> str:

@@ -32,7 +32,20 @@ WORDS = {
     "p50, p90, p99": "The time that 50, 90 or 99 of 100 inferences do not exceed, host array in to host array out.",
     "Speed-up": "Mean latency of the dense engine over this engine's, same run and batch size; above 1 is faster.",
     "Interval": "95 % confidence: Wilson for shares, order statistics for percentiles, block bootstrap for speed-up, "
-    "Student for means, 1.96 standard errors for a plan's loss.",
+    "Student for means, 1.96 standard errors for a plan's loss. Between runs: Welch over trials. Energy adds half a "
+    "step of the sensor.",
     "Energy": "Gross: total power integrated over exactly the measured windows; what an idle board draws is included.",
+    "Net energy": "Energy without what the idle machine would have used in the same time, by the mean power of the "
+    "idle window, in which nothing ran and no engine was loaded.",
+    "Total": "The rails that are added up, by the rule under the power trace. Rails keep the board's labels.",
+    "Energy-delay product": "Energy of one inference times its mean latency: small where an engine is fast and "
+    "thrifty.",
+    "Window, trial": "A stretch of steady work, all engines in turn, so that drift falls on each alike. Power counts "
+    "from the first call's begin to the last one's end.",
+    "Power mode": "What nvpmodel sets on a Jetson: which cores run and how high clocks may go.",
+    "Floor": "The least time that a machine allows: the larger of reading all weights once and of carrying out the "
+    "multiply-accumulates, at its data sheet's best. Dropping tokens lowers the second alone.",
+    "Waiting": "How long a request waited for its call, where requests come at random times; latencies contain it.",
+    "Slowed down": "A limit was in force in a window: a rail over its current, heat, or a locked clock that fell.",
     "On the front": "No other point of the plot costs no more and is no worse.",
 }

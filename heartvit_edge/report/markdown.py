@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from heartvit_edge.report.columns import PAGE_COLUMNS
 from heartvit_edge.report.facts import commands, environment, headline
+from heartvit_edge.report.figure_cells import Table
 from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under, warnings
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
-from heartvit_edge.report.tables_of_runs import Table, comparison_table, modes_table
+from heartvit_edge.report.tables_of_runs import comparison_table, modes_table
 
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]#|"} | {"<": "&lt;", "&": "&amp;", "\n": " "})
 

@@ -15,6 +15,7 @@ from heartvit_edge.report.palette import Series, series_of
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.report.section_head import facts_card, tiles, title_of
+from heartvit_edge.report.section_layers import engine_layers
 from heartvit_edge.report.section_plans import plans
 from heartvit_edge.report.section_power import power
 from heartvit_edge.report.section_runs import comparison, power_modes
@@ -33,6 +34,7 @@ LINKS = {
     "scores": "Scores",
     "plans": "Plans",
     "power": "Power",
+    "layers": "Layers",
     "environment": "Environment",
     "commands": "Commands",
     "words": "Words",
@@ -63,7 +65,9 @@ def page(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | Non
         element("style", Markup(resources.files("heartvit_edge.report").joinpath("style.css").read_text("utf-8"))),
     )
     of_several = {"comparison": comparison(runs), "modes": power_modes(runs, rows, latency_limit_ms)}
-    shown = {name: text for name, text in LINKS.items() if of_several.get(name, True) is not None}
+    layers = engine_layers(runs)
+    absent = {name for name, part in {**of_several, "layers": layers}.items() if part is None}
+    shown = {name: text for name, text in LINKS.items() if name not in absent}
     links = [element("a", escaped(text), href=f"#{name}") for name, text in shown.items()]
     header = element(
         "header",
@@ -83,6 +87,7 @@ def page(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | Non
         scores(runs),
         plans(runs, styles),
         power(runs, styles),
+        *([layers] if layers else []),
         _environment(runs),
         _commands(runs),
         _words(),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heartvit_edge.report.layout import section
-from heartvit_edge.report.markup import Markup, element, escaped
+from heartvit_edge.report.markup import Markup
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
-from heartvit_edge.report.table import plain_table
-from heartvit_edge.report.tables_of_runs import Table, comparison_table, differences_table, modes_table
+from heartvit_edge.report.table import noted_table
+from heartvit_edge.report.tables_of_runs import comparison_table, differences_table, modes_table
 
 
 def comparison(runs: Sequence[Run]) -> Markup | None:
@@ -18,16 +18,14 @@ def comparison(runs: Sequence[Run]) -> Markup | None:
     if ratios is None:
         return None
     differing = differences_table(runs)
-    parts = [*_table(ratios, "Ratios between runs"), *(_table(differing, "What differs") if differing else ())]
+    parts = [
+        *noted_table(ratios, "Ratios between runs"),
+        *(noted_table(differing, "What differs") if differing else ()),
+    ]
     return section("comparison", "Runs compared", *parts)
 
 
 def power_modes(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None) -> Markup | None:
     """Return entries by power mode with the best marked; None where all ran in one mode."""
     found = modes_table(runs, rows, latency_limit_ms)
-    return section("modes", "Power modes", *_table(found, "Power modes")) if found else None
-
-
-def _table(table: Table, label: str) -> list[Markup]:
-    note = (element("p", escaped(table.note), class_="note"),) if table.note else ()
-    return [plain_table(table.headings, table.lines, label), *note]
+    return section("modes", "Power modes", *noted_table(found, "Power modes")) if found else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from heartvit_edge.bench.figures import latency_figures
+from heartvit_edge.bench.figures import calls_of, latency_figures
 from heartvit_edge.bench.floors import floors
 from heartvit_edge.report.columns import COLUMNS, Column
 from heartvit_edge.report.formats import with_unit
@@ -55,7 +56,7 @@ def trade_off(rows: Sequence[Row], styles: dict[tuple[str, str], Series]) -> Mar
 def latency(runs: Sequence[Run], rows: Sequence[Row], styles: dict[tuple[str, str], Series]) -> Markup:
     """Return the latency distribution of each entry at each batch size."""
     samples = {
-        (run.label, row.entry, row.batch_size): pooled_ms([trial.latency_ms for trial in row.trials])
+        (run.label, row.entry, row.batch_size): pooled_ms([calls_of(trial) for trial in row.trials])
         for run in runs
         if run.measurement
         for row in run.measurement.rows
@@ -86,10 +87,12 @@ def _timeline(run: Run, batch_size: int, styles: dict[tuple[str, str], Series], 
     """Return the latency of a run's calls at one batch size over time."""
     assert run.measurement is not None
     rows = [row for row in run.measurement.rows if row.batch_size == batch_size]
-    trials = [(styles[run.label, row.entry], trial) for row in rows for trial in row.trials]
-    key = legend(dict.fromkeys(series for series, _ in trials), "line")
+    drawn = {row.entry: replace(styles[run.label, row.entry], name=row.entry, dash=None) for row in rows}
+    trials = [(drawn[row.entry], trial) for row in rows for trial in row.trials]
     title = f"{run.label + ': ' if num_runs > 1 else ''}Latency over the run, batch size {batch_size}"
-    return figure(title, key, scrolled(timeline_plot(trials, batch_size), title))
+    plot = scrolled(timeline_plot(trials, batch_size), title)
+    note = "The median of neighbouring calls, in a band from the fastest of them to the 95th percentile."
+    return figure(title, legend(drawn.values(), "line"), plot, note=note)
 
 
 def _floors(runs: Sequence[Run]) -> list[Markup]:
@@ -103,8 +106,10 @@ def _floors(runs: Sequence[Run]) -> list[Markup]:
             least, p50_ms = floors(measurement, row), latency_figures(row).p50_ms
             cells = [None if ms is None else f"{ms:.3g} ms" for ms in (least.weights_ms, least.arithmetic_ms)]
             what = f"{row.entry}, batch size {row.batch_size}"
-            lines.append([what, run.label, *cells, with_unit(p50_ms, "ms"), measurement.limits.source])
-    headings = ("Floor", "Run", "To read the weights once", "For the arithmetic", "Measured median", "Limits from")
+            label = [run.label] if len(runs) > 1 else []
+            lines.append([what, *label, *cells, with_unit(p50_ms, "ms"), measurement.limits.source])
+    names = ("To read the weights once", "For the arithmetic", "Measured median", "Limits from")
+    headings = ("Floor", *(["Run"] if len(runs) > 1 else []), *names)
     return [plain_table(headings, lines, "Floors")] if lines else []
 
 

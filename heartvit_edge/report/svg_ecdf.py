@@ -25,9 +25,9 @@ SHOWN_MEDIANS = 2.5
 Y_TICKS = {0.0: "0", 0.25: "25", 0.5: "50", 0.75: "75", 0.9: "90", 0.99: "99"}
 
 
-def pooled_ms(trials: Sequence[Sequence[float]]) -> NDArray[np.float64]:
+def pooled_ms(trials: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Return the latencies of all trials in ascending order, shape (N,)."""
-    return np.sort(np.concatenate([np.asarray(trial, dtype=np.float64) for trial in trials]))
+    return np.sort(np.concatenate(trials))
 
 
 def steps(ordered: NDArray[np.float64]) -> list[tuple[float, float]]:

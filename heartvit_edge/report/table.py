@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from itertools import groupby
 
 from heartvit_edge.report.columns import PAGE_COLUMNS, Column
+from heartvit_edge.report.figure_cells import Table
 from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.layout import scrolled
 from heartvit_edge.report.markup import Markup, element, escaped
@@ -39,13 +40,24 @@ def plain_table(headings: Sequence[str], lines: Sequence[Sequence[str | None]], 
             "tr",
             element("th", escaped(line[0]), scope="row"),
             *(
-                element("td", escaped(DASH), title=NOT_HERE) if cell is None else element("td", escaped(cell))
+                element("td", escaped(DASH), title=NOT_HERE) if cell is None else element("td", escaped(_whole(cell)))
                 for cell in line[1:]
             ),
         )
         for line in lines
     ]
     return scrolled(element("table", element("thead", head), element("tbody", *body), class_="plain"), label)
+
+
+def noted_table(table: Table, label: str) -> list[Markup]:
+    """Return the table, and beneath it what is to be said of it."""
+    note = (element("p", escaped(table.note), class_="note"),) if table.note else ()
+    return [plain_table(table.headings, table.lines, label), *note]
+
+
+def _whole(text: str) -> str:
+    """Return the text so that no line is broken within an interval."""
+    return text.replace("\N{EN DASH}", "\N{WORD JOINER}\N{EN DASH}\N{WORD JOINER}")
 
 
 def _head() -> Markup:

@@ -2,45 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 from heartvit_edge.bench.compare import compare
 from heartvit_edge.report.facts import environment
-from heartvit_edge.report.formats import TIMES, with_unit
+from heartvit_edge.report.figure_cells import Cell, Table, figure_table
+from heartvit_edge.report.formats import DASH, SHARE, TIMES
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 
 SAME = ("Measured at (UTC)",)
 """Facts that always differ between runs and say nothing."""
 
-BEST = "★"
+BEST, BEST_MODE = "★", "☆"
 
-
-@dataclass(frozen=True)
-class Table:
-    """Headings, lines of cells, and what to say beneath."""
-
-    headings: tuple[str, ...]
-    lines: list[list[str]]
-    note: str = ""
+QUALITY = {"top1": "Top-1", "agreement": "Agreement"}
+"""Figures that say how good answers are, the better one first, and their headings."""
 
 
 def comparison_table(runs: Sequence[Run]) -> Table | None:
     """Return every run against the first that was measured; None where there are not two with a row in common."""
     measured = [(run.label, run.measurement) for run in runs if run.measurement]
-    lines = []
+    lines: list[list[Cell]] = []
     for label, other in measured[1:]:
         for found in compare(measured[0][1], other):
             what = f"{found.entry}, batch size {found.batch_size}"
-            lines.append([what, label, with_unit(found.latency, TIMES), with_unit(found.energy, TIMES)])
+            lines.append([what, label, (found.latency, TIMES), (found.energy, TIMES)])
     if not lines:
         return None
     note = (
         f"Ratios to {measured[0][0]}; below 1 is faster or thriftier. Runs share no drift, so intervals are Welch's "
         "over trials."
     )
-    return Table(("Entry", "Run", "Latency", "Energy an inference"), lines, note)
+    return figure_table(("Entry", "Run", "Latency", "Energy an inference"), lines, note)
 
 
 def differences_table(runs: Sequence[Run]) -> Table | None:
@@ -48,7 +42,7 @@ def differences_table(runs: Sequence[Run]) -> Table | None:
     found = [environment(run) for run in runs]
     names = [name for name in dict.fromkeys(key for one in found for key in one) if name not in SAME]
     lines = [
-        [name, *(str(one.get(name) or "—") for one in found)]
+        [name, *(str(one.get(name) or DASH) for one in found)]
         for name in names
         if len({one.get(name) for one in found}) > 1
     ]
@@ -56,36 +50,52 @@ def differences_table(runs: Sequence[Run]) -> Table | None:
 
 
 def modes_table(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None) -> Table | None:
-    """Return latency, energy and their product by entry and power mode; None where runs do not differ in their mode.
+    """Return quality, latency, energy and energy-delay product by entry and power mode; None without several modes.
 
-    For each entry and batch size the mode is marked that needs least energy, of those whose 99th percentile of latency
-    is within the limit; without a limit, the one with the least energy-delay product.
+    At each batch size one line is marked as the best: the least energy of those whose 99th percentile of latency is
+    within the limit, or without a limit the least energy-delay product. For each other entry its best mode is marked.
     """
     modes = {run.label: run.measurement.machine.power_mode for run in runs if run.measurement}
     if len(set(modes.values()) - {None}) < 2:
         return None
     kept = [row for row in rows if row.batch_size is not None and modes.get(row.run)]
+    quality = [key for key in QUALITY if any(row.figures[key].value is not None for row in kept)][:1]
+    marks, best = _marks(kept, modes, latency_limit_ms)
     groups = dict.fromkeys((row.entry, row.batch_size) for row in kept)
-    lines, chosen = [], []
-    for group in groups:
-        members = [row for row in kept if (row.entry, row.batch_size) == group]
-        best = _best(members, latency_limit_ms)
-        if best is not None:
-            chosen.append(best)
-        for row in members:
-            figures = row.figures
-            lines.append(
-                [
-                    f"{row.entry}, batch size {row.batch_size}",
-                    f"{modes[row.run]}{' ' + BEST if row is best else ''}",
-                    with_unit(figures["p50_ms"], "ms"),
-                    with_unit(figures["p99_ms"], "ms"),
-                    with_unit(figures["mj_per_inference"], "mJ"),
-                    with_unit(figures["energy_delay_mj_ms"], "mJ·ms"),
-                ]
-            )
-    headings = ("Entry", "Power mode", "Median latency", "p99 latency", "Energy an inference", "Energy-delay product")
-    return Table(headings, lines, _choice(chosen, modes, latency_limit_ms))
+    lines: list[list[Cell]] = []
+    for row in (row for group in groups for row in kept if (row.entry, row.batch_size) == group):
+        figures = row.figures
+        lines.append(
+            [
+                f"{row.entry}, batch size {row.batch_size}",
+                f"{modes[row.run]} {marks.get(id(row), '')}".rstrip(),
+                *((figures[key], SHARE) for key in quality),
+                (figures["p50_ms"], "ms"),
+                (figures["p99_ms"], "ms"),
+                (figures["mj_per_inference"], "mJ"),
+                (figures["energy_delay_mj_ms"], "mJ·ms"),
+            ]
+        )
+    names = ("Median latency", "p99 latency", "Energy an inference", "Energy-delay product")
+    headings = ("Entry", "Power mode", *(QUALITY[key] for key in quality), *names)
+    return figure_table(headings, lines, _choice(best, latency_limit_ms))
+
+
+def _marks(
+    rows: Sequence[Row], modes: Mapping[str, str | None], limit_ms: float | None
+) -> tuple[dict[int, str], list[str]]:
+    """Return the mark of each row that has one, by its identity, and the best of each batch size in words."""
+    marks: dict[int, str] = {}
+    words = []
+    for batch_size in dict.fromkeys(row.batch_size for row in rows):
+        of_size = [row for row in rows if row.batch_size == batch_size]
+        for entry in dict.fromkeys(row.entry for row in of_size):
+            if found := _best([row for row in of_size if row.entry == entry], limit_ms):
+                marks[id(found)] = BEST_MODE
+        if found := _best(of_size, limit_ms):
+            marks[id(found)] = BEST
+            words.append(f"{found.entry} in {modes[found.run]} at batch size {batch_size}")
+    return marks, words
 
 
 def _best(members: Sequence[Row], limit_ms: float | None) -> Row | None:
@@ -102,14 +112,15 @@ def _within(row: Row, limit_ms: float | None) -> bool:
     return p99_ms is not None and p99_ms <= limit_ms
 
 
-def _choice(chosen: Sequence[Row], modes: dict[str, str | None], limit_ms: float | None) -> str:
+def _choice(best: Sequence[str], limit_ms: float | None) -> str:
     rule = (
         "the least energy-delay product; report --latency-limit MS marks the least energy within a limit"
         if limit_ms is None
         else f"the least energy with a 99th percentile of latency of at most {limit_ms:g} ms"
     )
-    if not chosen:
+    if not best:
         return f"Marked would be {rule}: nothing meets it, or there is no energy."
-    least = min(chosen, key=lambda row: row.figures["mj_per_inference"].value or 0.0)
-    overall = f"{least.entry} in {modes[least.run]}, batch size {least.batch_size}"
-    return f"{BEST} marks {rule}, for each entry and batch size. Least energy of those marked: {overall}."
+    return (
+        f"{BEST} marks {rule}: {'; '.join(best)}. {BEST_MODE} marks the best mode of each other entry. "
+        "Neither looks at accuracy."
+    )

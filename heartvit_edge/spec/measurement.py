@@ -10,6 +10,7 @@ from typing_extensions import Self
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.board import BoardTrace
 from heartvit_edge.spec.engine import Backend, Precision
+from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
 
@@ -159,6 +160,7 @@ class Measurement(Artefact):
         idle: When nothing ran and no engine was loaded, for the power of an idle machine; None where none was measured.
         board: Clocks, temperatures and throttling over the run; None where nothing of it can be read.
         limits: What the machine can do at the most; None where it is not in the table.
+        layers: What engines are made of, for those whose builder told it; a row's is the one with its engine's hash.
     """
 
     schema_name: ClassVar[str] = "measurement"
@@ -177,6 +179,7 @@ class Measurement(Artefact):
     idle: Window | None = None
     board: BoardTrace | None = None
     limits: MachineLimits | None = None
+    layers: tuple[EngineLayers, ...] = ()
 
     @model_validator(mode="after")
     def _power_or_a_reason(self) -> Self:

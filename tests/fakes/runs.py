@@ -104,8 +104,9 @@ def make_measurement(
     power: bool = False,
     pack: BudgetPack | None = None,
     warm_up_stable: bool = True,
+    num_trials: int = 2,
 ) -> Measurement:
-    """Return a measurement of both entries: two equal trials each, without a pause between inferences.
+    """Return a measurement of both entries: equal trials, two each, without a pause between inferences.
 
     ``latency_ms`` is one trial's at batch size 1; at size B each latency is B times as long. By default it runs from
     1.9 to 2.1 ms (dense) and 0.95 to 1.05 ms (macs-0.5) in 1,000 equal steps.
@@ -118,7 +119,7 @@ def make_measurement(
     for batch_size in batch_sizes:
         for entry, samples in latency_ms.items():
             trials = []
-            for _ in range(2):
+            for _ in range(num_trials):
                 trials.append(make_trial(clock, [batch_size * value for value in samples]))
                 clock = trials[-1].end_s + 0.5
             row = make_row(entry, trials, batch_size)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from fakes.measurements import make_measurement, make_row, make_trial
 
-from heartvit_edge.bench.board_figures import hottest_c, throttle_causes, wandering_clocks
+from heartvit_edge.bench.board_figures import clocks_mhz, hottest_c, throttle_causes, wandering_clocks
 from heartvit_edge.spec.board import BoardTrace
 
 TIMES_S = tuple(0.5 * tick for tick in range(21))  # to 10 s
@@ -67,3 +67,9 @@ def test_the_ticks_on_either_side_of_a_short_window_speak_for_it(tmp_path):
         update={"board": BoardTrace(times_s=TIMES_S, throttle_states={"alert": at(1, 7)})}
     )
     assert throttle_causes(measurement, row) == ("alert",)
+
+
+def test_clocks_are_their_smallest_and_largest_value_in_the_window(tmp_path):
+    clocks = {"GPU": at(900.0, 9, otherwise=1300.0), "CPU 0": at(5.0, 2, otherwise=7.0), "memory": (None,) * 21}
+    found = clocks_mhz(*measured(tmp_path, clocks_mhz=clocks))
+    assert found == {"GPU": (900.0, 1300.0), "CPU 0": (7.0, 7.0), "memory": None}

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 from fakes.tiny_engines import make_tiny_engines
 
-from heartvit_edge.bench.stored import check_batch_sizes, find_engines, processor_of
+from heartvit_edge.bench.stored import check_batch_sizes, find_engines, processor_of, read_layers
 from heartvit_edge.engines.fingerprint import detect_machine
 from heartvit_edge.engines.store import engine_folder
 from heartvit_edge.errors import CheckError, InputError, MachineError
+from heartvit_edge.spec.layers import EngineLayer, EngineLayers
 
 ENTRIES = ("dense", "macs-0.5")
 
@@ -113,3 +114,29 @@ def test_an_engine_runs_on_the_gpu_unless_it_was_built_for_the_cpu_provider(stor
     assert processor_of(manifest) == "cpu"
     assert processor_of(manifest.model_copy(update={"options": (("provider", "CUDAExecutionProvider"),)})) == "gpu"
     assert processor_of(manifest.model_copy(update={"backend": "tensorrt", "options": ()})) == "gpu"
+
+
+def write_layers(engine, sha256):
+    layer = EngineLayer(name="a", kind="gemm", tactic="", precision="fp16", nodes=())
+    table = EngineLayers(engine_sha256=sha256, layers=(layer,), num_fused_attention=0)
+    table.write(engine.folder / "layers.json")
+    return table
+
+
+def test_layer_tables_are_read_where_the_builder_wrote_one(store):
+    dense, pruned = find(store)
+    table = write_layers(pruned, pruned.manifest.sha256)
+    told = []
+    assert read_layers((dense, pruned), told.append) == (table,)
+    assert told == []
+
+
+def test_a_layer_table_of_another_engine_or_that_is_broken_is_told_and_left_out(store):
+    dense, pruned = find(store)
+    write_layers(dense, "9" * 64)
+    (pruned.folder / "layers.json").write_text("{")
+    told = []
+    assert read_layers((dense, pruned), told.append) == ()
+    assert told[0].endswith("is of another engine")
+    assert "layer table of macs-0.5 is left out" in told[1]
+    assert "is not JSON" in told[1]

@@ -8,6 +8,7 @@ import importlib.util
 import itertools
 import json
 import os
+import re
 import tempfile
 import time
 from pathlib import Path
@@ -16,7 +17,9 @@ import numpy as np
 import pytest
 from fakes.tiny_engines import make_tiny_engines
 
+from benchmarks.power_trees import NX_SENSORS, write_ina3221
 from heartvit_edge.bench import run as bench_run
+from heartvit_edge.bench import session as bench_session
 from heartvit_edge.bench.energy_figures import energy_figures
 from heartvit_edge.bench.figures import latency_figures, ratio_figures
 from heartvit_edge.power.choose import choose
@@ -299,6 +302,53 @@ def test_a_measurement_that_can_be_kept_nowhere_is_printed_whole(bench, small_di
     printed = json.loads(result.stdout)
     assert (printed["schema"], len(printed["rows"])) == ("measurement", 2)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.fixture
+def sensors(monkeypatch, tmp_path):
+    """Return the currents of an Orin NX's sensors, which are the machine's."""
+    monkeypatch.setattr(bench_run, "choose", functools.partial(choose, root=tmp_path))
+    return write_ina3221(tmp_path / "sys", NX_SENSORS)
+
+
+def fail_in_the_second_window(monkeypatch, files):
+    """Let sensor files answer EIO, as a bus does that hangs, from the second timed window on."""
+    windows, opened = itertools.count(), os.open
+    measure = bench_session.measure_window
+
+    def measure_window(*args):
+        if next(windows):
+            monkeypatch.setattr(os, "open", answer_eio)
+        return measure(*args)
+
+    def answer_eio(path, *rest, **options):
+        if str(path) in map(str, files):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *rest, **options)
+
+    monkeypatch.setattr(bench_session, "measure_window", measure_window)
+
+
+def test_sensors_that_answer_eio_in_mid_run_cost_the_energy_alone_and_exit_3(bench, sensors, monkeypatch, tmp_path):
+    fail_in_the_second_window(monkeypatch, sensors.values())
+    result = bench("--power", "ina3221", "--interval-ms", "10", *QUICK, "--duration", "0.2")
+    assert result.exit_code == 3
+    assert re.search(r"error: ina3221 was lost \d+\.\d s into the run .* reads failed in a row", result.stderr)
+    assert "hint: see what the kernel says of it: dmesg | grep ina3221" in result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert [len(row.trials) for row in stored.rows] == [2, 2]
+    assert stored.power is None
+    assert "ina3221 was lost" in stored.no_power_reason
+
+
+def test_a_channel_that_answers_eio_from_the_start_is_left_out_and_said(bench, sensors, tmp_path):
+    sensors["VDD_SOC"].write_text("")  # sysfs gives no number where the bus fails
+    result = bench("--power", "ina3221", "--interval-ms", "10", *QUICK, "--duration", "0.2")
+    assert result.exit_code == 0, result.stderr
+    stored = Measurement.read(tmp_path / "run" / "measurement.json")
+    assert list(stored.power.rails_mw) == ["VDD_IN", "VDD_CPU_GPU_CV"]
+    assert "energy: VDD_SOC (1-0040 channel 3) is left out" in result.stdout
+    assert energy_figures(stored, stored.rows[0]).mean_mw.value == pytest.approx(5000.0)
 
 
 def test_a_step_of_the_wall_clock_changes_no_latency_and_no_energy(bench, monkeypatch, tmp_path):

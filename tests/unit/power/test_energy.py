@@ -44,7 +44,7 @@ def test_coverage_counts_readings_rate_and_largest_gap():
 
 def test_energy_is_refused_with_nine_readings_in_the_window_and_given_with_ten():
     power = np.full_like(TIMES_S, 1000.0)
-    with pytest.raises(NoEnergyError, match=r"9 power readings lie in a window of 0\.89 s, expected at least 10"):
+    with pytest.raises(NoEnergyError, match=r"9 power .* 0\.89 s, expected at least 10: 0\.99 s have as many"):
         integrate_mj(TIMES_S, power, 2.05, 2.94)
     assert integrate_mj(TIMES_S, power, 2.05, 3.04) == pytest.approx(990.0)
 

@@ -17,6 +17,11 @@ def test_modes_are_set_and_told_and_the_former_is_told_when_it_is_back():
     assert told == ["power mode: 15W", "power mode: MAXN again"]
 
 
+def test_the_service_is_asked_for_the_rate_that_readings_need_since_its_first_client_sets_it():
+    with PowerModes(lambda _: None, process(READY), interval_s=0.125) as modes:
+        assert modes._client._process.args[-1] == "0.125"
+
+
 def test_nothing_is_told_where_no_mode_was_set():
     told = []
     with PowerModes(told.append, process(READY)) as modes:

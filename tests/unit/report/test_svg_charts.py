@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 import pytest
+from fakes.measurements import make_trial
 from fakes.runs import BLOCKS, KEPT, make_evaluation, make_measurement, make_pack, make_power
 
 from heartvit_edge.report.columns import COLUMNS
@@ -19,6 +20,7 @@ from heartvit_edge.report.svg_heads import heads_map
 from heartvit_edge.report.svg_pareto import pareto_plot
 from heartvit_edge.report.svg_patches import dropped_before, outline, patch_map, veil_opacities
 from heartvit_edge.report.svg_power import envelope, power_plot
+from heartvit_edge.report.svg_timeline import spans, timeline_plot
 
 COLUMN = {column.key: column for column in COLUMNS}
 DENSE, PRUNED = series_of([("run", "dense"), ("run", "macs-0.5")]).values()
@@ -175,6 +177,37 @@ def test_thinned_power_readings_keep_the_highest_and_the_lowest():
     assert max(watt for _, watt in found) == watts.max()
     assert min(watt for _, watt in found) == watts.min()
     assert [at for at, _ in found] == sorted(at for at, _ in found)
+
+
+def test_a_window_is_drawn_through_the_medians_of_its_spans_in_a_band_of_its_fast_and_slow_calls():
+    latency = np.random.default_rng(0).gamma(4.0, size=1000)
+    trial = make_trial(10.0, latency.tolist())
+    found = spans(trial, 20)
+    length_s = (trial.end_s - trial.start_s) / 20
+    for index, (at, fast, median, slow) in enumerate(found):
+        part = np.sort(latency[50 * index : 50 * (index + 1)])
+        assert at == pytest.approx(10.0 + (index + 0.5) * length_s)
+        assert (fast, median) == (part[0], pytest.approx((part[24] + part[25]) / 2))
+        assert part[46] <= slow <= part[48]
+    assert len(spans(make_trial(0.0, [1.0] * 12), 20)) == 2  # spans of a few calls would show noise
+
+
+def test_latency_of_an_open_loop_contains_its_waiting():
+    trial = make_trial(0.0, [1.0] * 10, between_ms=9.0).model_copy(update={"waiting_ms": (2.0,) * 10})
+    assert [ends[1:] for ends in spans(trial, 1)] == [(3.0, 3.0, 3.0)]
+
+
+def test_each_trial_is_drawn_where_it_ran_and_slower_ones_higher_up():
+    trials = [make_trial(5.0, [2.0] * 500), make_trial(6.0, [1.0] * 1000)]
+    drawn = timeline_plot([(DENSE, trials[0]), (PRUNED, trials[1])], 1)
+    lines = [
+        [tuple(map(float, point.split(","))) for point in points.split()]
+        for points in re.findall(r'<polyline class="line thin s\d" points="([^"]*)"', drawn)
+    ]
+    (left, first), (second, right) = ((line[0], line[-1]) for line in lines)
+    assert left[0] < first[0] < second[0] < right[0]
+    assert first[0] == pytest.approx((64 + 964) / 2, abs=5)  # both last a second
+    assert first[1] < second[1]
 
 
 def test_few_power_readings_are_drawn_as_they_are():
