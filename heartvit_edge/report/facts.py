@@ -52,7 +52,8 @@ def environment(run: Run) -> dict[str, str | None]:
         }
         if run.measurement.power:
             trace = run.measurement.power
-            found["Power source"] = _energy(run)
+            found["Power source"] = trace.source
+            found["Power readings"] = _energy(run).removeprefix(f"{trace.source}, ")
             found["Total power"] = f"{' + '.join(trace.total_rails)}: {trace.total_rule}"
         found |= {f"{name} version": version for name, version in machine.versions}
     if run.pack:

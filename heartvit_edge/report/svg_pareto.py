@@ -37,7 +37,7 @@ def pareto_plot(
     front = non_dominated(points)
     centres = [(x(px), y(py)) for px, py in points]
     stairs = sorted(centre for centre, kept in zip(centres, front, strict=True) if kept)
-    taken = [_bars_box(x, y, c, q) for c, q in zip(costs, shares, strict=True)]
+    taken = [box for c, q in zip(costs, shares, strict=True) for box in _bars_boxes(x, y, c, q)]
     taken += [box for before, after in pairwise(stairs) for box in _stair_boxes(before, after)]
     area = Box(FRAME.left, FRAME.top, FRAME.width - FRAME.right, FRAME.height - FRAME.bottom)
     drawn = [series[row.run, row.entry] for row in rows]
@@ -89,11 +89,13 @@ def _percent_ticks(y: Scale) -> dict[float, str]:
     return {value / 100: text for value, text in labelled_ticks(percent).items()}
 
 
-def _bars_box(x: Scale, y: Scale, cost: Figure, share: Figure) -> Box:
+def _bars_boxes(x: Scale, y: Scale, cost: Figure, share: Figure) -> list[Box]:
+    """Return the room that a mark and each of its two bars take."""
     left, right = (x(_value(cost) if end is None else end) for end in (cost.low, cost.high))
     bottom, top = (y(_value(share) if end is None else end) for end in (share.low, share.high))
     cx, cy = x(_value(cost)), y(_value(share))
-    return Box(min(left, cx - 6), min(top, cy - 6), max(right, cx + 6), max(bottom, cy + 6))
+    mark_box = Box(cx - 6, cy - 6, cx + 6, cy + 6)
+    return [mark_box, Box(left, cy - 4, right, cy + 4), Box(cx - 4, top, cx + 4, bottom)]
 
 
 def _bars(x: Scale, y: Scale, cost: Figure, share: Figure, series: Series) -> list[Markup]:

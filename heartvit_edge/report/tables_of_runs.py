@@ -11,7 +11,7 @@ from heartvit_edge.report.formats import DASH, SHARE, TIMES
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 
-SAME = ("Measured at (UTC)",)
+ALWAYS = ("Measured at (UTC)", "Power readings")
 """Facts that always differ between runs and say nothing."""
 
 BEST, BEST_MODE = "★", "☆"
@@ -40,7 +40,7 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
 def differences_table(runs: Sequence[Run]) -> Table | None:
     """Return the facts in which runs differ, which a ratio between them also stands for; None where there are none."""
     found = [environment(run) for run in runs]
-    names = [name for name in dict.fromkeys(key for one in found for key in one) if name not in SAME]
+    names = [name for name in dict.fromkeys(key for one in found for key in one) if name not in ALWAYS]
     lines = [
         [name, *(str(one.get(name) or DASH) for one in found)]
         for name in names

@@ -25,8 +25,11 @@ class OnnxRuntimeRunner:
         """Remember the engine; nothing is loaded before ``with``."""
         self._manifest = manifest
         self._folder = folder
+        self._input = manifest.inputs[0].name
+        self._outputs = [info.name for info in manifest.outputs]
         self._session: Any = None
         self._counts = count_feeds(manifest)
+        self._failures: tuple[type[Exception], ...] = ()
 
     def __enter__(self) -> Self:
         """Load the engine.
@@ -43,6 +46,9 @@ class OnnxRuntimeRunner:
             optimise=False,
             weights_in=self._folder if self._manifest.weights else None,
         )
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        self._failures = (state.EPFail, state.Fail, state.RuntimeException)
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -52,20 +58,17 @@ class OnnxRuntimeRunner:
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
         check_images(images, self._manifest)
-        return self.run({self._manifest.inputs[0].name: images})
+        return self.run({self._input: images})
 
     def run(self, given: Arrays) -> dict[str, NDArray[Any]]:
         """Return every output by name, of inputs by name; see :class:`heartvit_edge.runtime.runner.PartRunner`."""
         if self._session is None:
             raise RuntimeError("infer is called outside of with")
-        from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-        names = [info.name for info in self._manifest.outputs]
         try:
-            values = self._session.run(names, {**given, **self._counts})
-        except (state.EPFail, state.Fail, state.RuntimeException) as err:
+            values = self._session.run(self._outputs, {**given, **self._counts})
+        except self._failures as err:
             raise MachineError(f"ONNX Runtime cannot run {self._manifest.entry}: {err}") from err
-        return dict(zip(names, values, strict=True))
+        return dict(zip(self._outputs, values, strict=True))
 
     def infer_many(self, batches: Iterable[NDArray[np.float32]]) -> Iterator[dict[str, NDArray[Any]]]:
         """Yield the outputs of each batch, one after the other: ONNX Runtime has no way to overlap them."""

@@ -78,11 +78,11 @@ def check_images(images: NDArray[Any], manifest: EngineManifest) -> None:
         InputError: If the shape, the element type or the batch size is not the engine's.
     """
     wanted = manifest.inputs[0]
-    expected = "(" + ", ".join("B" if size is None else str(size) for size in wanted.shape) + f") {wanted.dtype}"
     fits = len(images.shape) == len(wanted.shape) and all(
         known in (None, size) for known, size in zip(wanted.shape, images.shape, strict=True)
     )
-    if not fits or str(images.dtype) != wanted.dtype:
+    if not fits or images.dtype != wanted.dtype:
+        expected = "(" + ", ".join("B" if size is None else str(size) for size in wanted.shape) + f") {wanted.dtype}"
         raise InputError(f"found images of {images.shape} {images.dtype}, engine {manifest.entry} takes {expected}")
     batch = manifest.batch
     if not batch.min <= images.shape[0] <= batch.max:

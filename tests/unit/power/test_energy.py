@@ -59,7 +59,7 @@ def test_energy_is_refused_where_the_readings_do_not_cover_the_window(start_s, e
 def test_energy_is_refused_over_a_gap_of_more_than_three_medians_also_across_an_edge(window):
     times = TIMES_S[(TIMES_S <= 4.95) | (TIMES_S >= 5.35)]  # 4.9 s, then 5.4 s
     with pytest.raises(
-        NoEnergyError, match=r"gaps of up to 500 ms, 500 ms together, .* no more than 1% .* median gap of 100 ms"
+        NoEnergyError, match=r"gaps of up to 500 ms, 500 ms together, .* no more than 1 % .* median gap of 100 ms"
     ):
         integrate_mj(times, np.ones_like(times), *window)
 
