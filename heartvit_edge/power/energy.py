@@ -72,8 +72,8 @@ def check_coverage(times_s: NDArray[np.float64], start_s: float, end_s: float) -
     if missing > MAX_GAP_SHARE * (end_s - start_s):
         raise NoEnergyError(
             f"power readings have gaps of up to {1000 * largest:.0f} ms, {1000 * missing:.0f} ms together, in a window "
-            f"of {end_s - start_s:.2f} s; expected no more than {100 * MAX_GAP_SHARE:g} % of it above {GAP_RATIO:g} times "
-            f"the median gap of {1000 * typical:.0f} ms"
+            f"of {end_s - start_s:.2f} s; expected no more than {100 * MAX_GAP_SHARE:g} % of it above "
+            f"{GAP_RATIO:g} times the median gap of {1000 * typical:.0f} ms"
         )
     return Coverage(num_readings=count, rate_hz=count / (end_s - start_s), largest_gap_s=largest)
 
