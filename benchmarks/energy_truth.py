@@ -32,6 +32,9 @@ Course = Callable[[float], float]
 
 RAIL = "VDD_IN"
 
+REFUSED = 100.0
+"""Stands for the error of an energy that was refused, in percent: it fails every claim."""
+
 
 def steps(seconds: float) -> float:
     """Return 5, 9, 14 and 7 W in turn, 1.37 s each."""
@@ -85,7 +88,8 @@ def main() -> None:
             error, trace, start, end = compare(sampler, currents, COURSES[course], args.seconds)
         except NoEnergyError as err:
             print(f"{name}: {err}", file=sys.stderr)
-            claims.append(Claim(name, math.inf, at_most=at_most))
+            claims.append(Claim(name, REFUSED, at_most=at_most))
+            details[name] = f"refused: {err}"
             return
         coverage = check_coverage(np.asarray(trace.times_s), start, end)
         claims.append(Claim(name, abs(error), at_most=at_most))

@@ -14,8 +14,9 @@ MIN_READINGS = 10
 GAP_RATIO = 3.0
 """Multiple of the trace's median gap above which the time between two readings is a gap: power is guessed there."""
 
-MAX_GAP_SHARE = 0.01
-"""Largest share of a window that gaps may take together."""
+MAX_GAP_SHARE = 0.02
+"""Largest share of a window that gaps may take together. Were power off by its own mean all through them, energy would
+be off by that share."""
 
 
 class NoEnergyError(ValueError):

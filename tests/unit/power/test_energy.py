@@ -59,14 +59,14 @@ def test_energy_is_refused_where_the_readings_do_not_cover_the_window(start_s, e
 def test_energy_is_refused_over_a_gap_of_more_than_three_medians_also_across_an_edge(window):
     times = TIMES_S[(TIMES_S <= 4.95) | (TIMES_S >= 5.35)]  # 4.9 s, then 5.4 s
     with pytest.raises(
-        NoEnergyError, match=r"gaps of up to 500 ms, 500 ms together, .* no more than 1 % .* median gap of 100 ms"
+        NoEnergyError, match=r"gaps of up to 500 ms, 500 ms together, .* no more than 2 % .* median gap of 100 ms"
     ):
         integrate_mj(times, np.ones_like(times), *window)
 
 
-def test_energy_is_given_over_gaps_that_take_no_more_than_a_hundredth_of_the_window():
+def test_energy_is_given_over_gaps_that_take_no_more_than_a_fiftieth_of_the_window():
     times = np.arange(0.0, 60.0, 0.01)
-    times = times[(times <= 20.0) | (times >= 20.29)]  # 0.29 s of 30 s
+    times = times[(times <= 20.0) | (times >= 20.59)]  # 0.59 s of 30 s
     assert integrate_mj(times, np.full_like(times, 2000.0), 10.0, 40.0) == pytest.approx(60_000.0)
     with pytest.raises(NoEnergyError, match="gaps of up to"):
         integrate_mj(times, np.full_like(times, 2000.0), 10.0, 35.0)
