@@ -187,7 +187,8 @@ def main() -> None:
             start = time.perf_counter()
             bare.run(["logits"], {"images": inputs[0]})
             times.append(time.perf_counter() - start)
-        channels = max(8, round(64 * args.call_ms / (1000 * float(np.median(times))) / 8) * 8)
+        fast = float(np.quantile(times, 0.1))  # of a busy machine too
+        channels = max(8, round(64 * args.call_ms / (1000 * fast) / 8) * 8)
         claims, details = overhead(write_engine(folder, channels), folder, args.seconds)
     finish([*claims, *coverage()], details | {"channels": channels}, args)
 
