@@ -147,6 +147,7 @@ def test_an_unknown_field_is_refused_however_deep_it_lies(value, path):
         "site_mean",
         "site_stderr",
         "rails_mw",
+        "resolution_mw",
         "predictions",
         "kept",
         "num_keep",
