@@ -20,6 +20,7 @@ from fakes.tiny_engines import make_tiny_engines
 from benchmarks.power_trees import NX_SENSORS, write_ina3221
 from heartvit_edge.bench import run as bench_run
 from heartvit_edge.bench import session as bench_session
+from heartvit_edge.bench import stored as bench_stored
 from heartvit_edge.bench.energy_figures import energy_figures
 from heartvit_edge.bench.figures import latency_figures, ratio_figures
 from heartvit_edge.power import choose as power_choose
@@ -432,6 +433,21 @@ def test_a_measured_trace_is_replayed(bench, monkeypatch, tmp_path):
     result = bench("--power", f"replay:{tmp_path / 'run' / 'measurement.json'}", *QUICK, out=tmp_path / "again")
     assert "power: replay (replays " in result.stderr
     assert result.exit_code == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("args", "any_power_mode"), [((), False), (("--any-power-mode",), True), (("--power-mode", "15W", "--yes"), True)]
+)
+def test_a_sweep_over_modes_takes_engines_that_were_built_in_another(bench, monkeypatch, args, any_power_mode):
+    seen = {}
+
+    def find(*_, **options):
+        seen.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_stored, "find_engines", find)
+    assert bench("--power", "none", *args).exit_code == 130
+    assert seen == {"any_power_mode": any_power_mode}
 
 
 def test_a_rail_named_for_the_total_is_the_total(bench, monkeypatch, tmp_path):
