@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from heartvit_edge.bench.figures import Figure
 from heartvit_edge.report.formats import DASH, superscript, with_unit
-
-NUMBER = re.compile(r"\d+(\.\d+)?")
+from heartvit_edge.report.notes import footnotes, numbered
 
 Cell = str | tuple[Figure, str]
 """A text, or a figure and its unit."""
@@ -25,28 +23,16 @@ class Table:
 
 
 def figure_table(headings: Sequence[str], lines: Sequence[Sequence[Cell]], note: str = "") -> Table:
-    """Return the table with a numbered dash for each missing figure, and the numbered reasons after the note.
-
-    Reasons that differ in their numbers alone are of one kind, of which the first is written; every one of them stands
-    in the CSV file.
-    """
-    kinds: dict[str, list[str]] = {}
+    """Return the table with a numbered dash for each missing figure, and the numbered reasons after the note."""
+    figures = [cell[0] for line in lines for cell in line if not isinstance(cell, str)]
+    numbers = numbered(figure.reason for figure in figures if figure.reason is not None)
 
     def text(cell: Cell) -> str:
         if isinstance(cell, str):
             return cell
         figure, unit = cell
-        if figure.reason is None:
-            return with_unit(figure, unit)
-        kind = NUMBER.sub("", figure.reason)
-        alike = kinds.setdefault(kind, [])
-        if figure.reason not in alike:
-            alike.append(figure.reason)
-        return DASH + superscript(1 + list(kinds).index(kind))
+        return with_unit(figure, unit) if figure.reason is None else DASH + superscript(numbers[figure.reason])
 
+    reasons = [f"{superscript(number)} {words}." for number, words in footnotes(numbers).items()]
     texts = [[text(cell) for cell in line] for line in lines]
-    reasons = [
-        f"{superscript(number)} {alike[0]}{f', and {len(alike) - 1} more like it' if len(alike) > 1 else ''}."
-        for number, alike in enumerate(kinds.values(), start=1)
-    ]
     return Table(tuple(headings), texts, " ".join([note, *reasons] if note else reasons))

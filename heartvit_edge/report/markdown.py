@@ -8,7 +8,7 @@ from heartvit_edge.report.columns import PAGE_COLUMNS
 from heartvit_edge.report.facts import commands, environment, headline
 from heartvit_edge.report.figure_cells import Table
 from heartvit_edge.report.formats import DASH, interval_text, value_text
-from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under, warnings
+from heartvit_edge.report.notes import footnotes, grouped, reasons, relation, row_title, under, warnings
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.report.tables_of_runs import comparison_table, modes_table
@@ -27,7 +27,7 @@ def markdown_text(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: fl
     notes = reasons(rows, PAGE_COLUMNS)
     for members in grouped(rows).values():
         lines += [f"### {_plain(row_title(members[0], len(runs)))}", "", *_table(members, notes), ""]
-    lines += [f"{index}. {DASH} {_plain(reason)}" for reason, index in notes.items()]
+    lines += [f"{index}. {DASH} {_plain(words)}" for index, words in footnotes(notes).items()]
     lines += [""] * bool(notes)
     lines += [f"- {_plain(warning)}" for warning in warnings(runs)]
     for heading, table in (

@@ -1,8 +1,13 @@
-"""Numbered footnotes: each reason is written once, however many numbers lack for it."""
+"""Numbered footnotes: each kind of reason is written once, however many numbers lack for it.
+
+Reasons that differ in their numbers alone are of one kind, of which the first is written; every one of them stands in
+the CSV file.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 
 from heartvit_edge.bench.board_figures import throttle_causes, wandering_clocks
 from heartvit_edge.bench.figures import Figure
@@ -11,19 +16,33 @@ from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.measurement import Measurement
 
+NUMBER = re.compile(r"\d+(\.\d+)?")
+
 MIN_TRIALS = 3
 """Trials below which the spread between them says little."""
 
 
 def reasons(rows: Iterable[Row], columns: Sequence[Column]) -> dict[str, int]:
-    """Map each reason for a missing figure to its footnote number, from 1, in reading order."""
-    found: dict[str, int] = {}
-    for row in rows:
-        for column in columns:
-            reason = row.figures[column.key].reason
-            if reason is not None:
-                found.setdefault(reason, len(found) + 1)
-    return found
+    """Map each reason for a missing figure to its footnote's number; see :func:`numbered`."""
+    found = (row.figures[column.key].reason for row in rows for column in columns)
+    return numbered(reason for reason in found if reason is not None)
+
+
+def numbered(found: Iterable[str]) -> dict[str, int]:
+    """Map each reason to the number of its kind, from 1, in reading order."""
+    kinds: dict[str, int] = {}
+    return {reason: kinds.setdefault(NUMBER.sub("", reason), len(kinds) + 1) for reason in found}
+
+
+def footnotes(numbers: Mapping[str, int]) -> dict[int, str]:
+    """Return what each number stands for: the first reason of its kind, and how many more there are."""
+    alike: dict[int, list[str]] = {}
+    for reason, number in numbers.items():
+        alike.setdefault(number, []).append(reason)
+    return {
+        number: first + (f", and {len(others)} more like it" if others else "")
+        for number, (first, *others) in alike.items()
+    }
 
 
 def row_title(row: Row, num_runs: int) -> str:

@@ -10,7 +10,7 @@ from heartvit_edge.report.figure_cells import Table
 from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.layout import scrolled
 from heartvit_edge.report.markup import Markup, element, escaped
-from heartvit_edge.report.notes import grouped, reasons, relation, row_title, under
+from heartvit_edge.report.notes import footnotes, grouped, reasons, relation, row_title, under
 from heartvit_edge.report.palette import Series
 from heartvit_edge.report.rows import Row
 
@@ -107,6 +107,7 @@ def _cell(row: Row, column: Column, notes: dict[str, int]) -> Markup:
 
 def _footnotes(notes: dict[str, int]) -> Markup:
     items = [
-        element("li", escaped(f"{DASH} {reason}"), id=f"note-{index}", value=index) for reason, index in notes.items()
+        element("li", escaped(f"{DASH} {words}"), id=f"note-{index}", value=index)
+        for index, words in footnotes(notes).items()
     ]
     return element("ol", *items, class_="footnotes") if items else Markup("")

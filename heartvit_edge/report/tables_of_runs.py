@@ -38,15 +38,16 @@ def comparison_table(runs: Sequence[Run]) -> Table | None:
 
 
 def differences_table(runs: Sequence[Run]) -> Table | None:
-    """Return the facts in which runs differ, which a ratio between them also stands for; None where there are none."""
-    found = [environment(run) for run in runs]
+    """Return in what measured runs differ, which a ratio between them also stands for; None where it is nothing."""
+    measured = [run for run in runs if run.measurement]
+    found = [environment(run) for run in measured]
     names = [name for name in dict.fromkeys(key for one in found for key in one) if name not in ALWAYS]
     lines = [
         [name, *(str(one.get(name) or DASH) for one in found)]
         for name in names
         if len({one.get(name) for one in found}) > 1
     ]
-    return Table(("What differs", *(run.label for run in runs)), lines) if len(runs) > 1 and lines else None
+    return Table(("What differs", *(run.label for run in measured)), lines) if lines else None
 
 
 def modes_table(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None) -> Table | None:

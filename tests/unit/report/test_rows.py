@@ -12,7 +12,7 @@ from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.bench.energy_figures import energy_figures
 from heartvit_edge.bench.figures import latency_figures, ratio_figures
 from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
-from heartvit_edge.report.notes import grouped, reasons, relation, under, warnings
+from heartvit_edge.report.notes import footnotes, grouped, numbered, reasons, relation, under, warnings
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.plan import PlanCheck
@@ -154,6 +154,12 @@ def test_each_reason_is_numbered_once_in_reading_order():
     numbered = reasons(rows, PAGE_COLUMNS)
     assert list(numbered.values()) == [1, 2]
     assert list(numbered)[1] == NO_POWER
+
+
+def test_reasons_of_one_kind_share_a_number_and_are_counted():
+    found = numbered(["9 readings in 3.01 s", "no sensor", "7 readings in 3 s", "no sensor", "8 readings in 12.5 s"])
+    assert [found[reason] for reason in ("9 readings in 3.01 s", "7 readings in 3 s", "no sensor")] == [1, 1, 2]
+    assert footnotes(found) == {1: "9 readings in 3.01 s, and 2 more like it", 2: "no sensor"}
 
 
 def test_under_the_dense_engines_comparisons_stands_that_it_is_the_reference():

@@ -56,6 +56,13 @@ def test_what_differs_between_runs_is_told_and_what_does_not_is_not():
     assert (table.headings, table.lines) == (("What differs", "a", "b"), [["Power mode", "MAXN", "15W"]])
 
 
+def test_a_run_that_was_not_measured_differs_in_nothing_that_a_ratio_stands_for():
+    asked = Run("asked", None, make_evaluation(), None)
+    table = differences_table([run("a", "MAXN"), asked, run("b", "15W")])
+    assert (table.headings, table.lines) == (("What differs", "a", "b"), [["Power mode", "MAXN", "15W"]])
+    assert differences_table([run("a"), asked]) is None
+
+
 MODES = [("a", "MAXN"), ("b", "15W")]
 FIGURES = {  # run, entry: p99 in ms, energy in mJ
     ("a", "dense"): (5.0, 90.0),
