@@ -59,6 +59,8 @@ def open_session(
     options.log_severity_level = FATAL_ONLY  # errors are raised; what is left is advice about portability
     options.intra_op_num_threads = num_threads
     options.inter_op_num_threads = 1
+    # Threads that wait busily for this session's next call take the cores from another's, such as a tail's.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     level = onnxruntime.GraphOptimizationLevel
     options.graph_optimization_level = level.ORT_ENABLE_ALL if optimise else level.ORT_DISABLE_ALL
     if save_to is not None:
