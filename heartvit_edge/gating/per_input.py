@@ -4,7 +4,7 @@ At a site the gate foresees what losing each token costs. The tokens foreseen to
 no more than the site's threshold; what the plan's counts were plays no part. A threshold is one of nats, or of a share
 of what all the image's tokens cost there, or of what lies between: nats are divided by that sum to the power
 ``relative``, from 0 to 1. Nats keep a loss; but where an image's tokens all cost next to nothing, dropping nearly all
-costs far more than their sum, and a share saves more at the same mean loss.
+costs far more than their sum, which shares are meant to avoid. What that gains is not measured yet.
 
 The forward is one of masks: every token stays and those gone lose their weight as a key, which is exactly dropping them
 for whatever reads prefix tokens or the gates' weighted mean. It says what a runtime with a graph for each count would

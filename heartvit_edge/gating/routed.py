@@ -104,5 +104,5 @@ def token_worth(model: GatedViT, tokens: Tensor, scores: Tensor | None) -> Tenso
         cosines = directions @ directions.transpose(1, 2) - ITSELF * torch.eye(int(patches.shape[1]))
         return (1 - cosines.topk(1, dim=2).values[:, :, 0]).clamp(min=0)
     assert scores is not None
-    # Of nats, shares: they lose less than nats at equal multiply-accumulates (gating.per_input).
+    # Of nats, shares: small sums foresee the loss of many tokens far too low (gating.per_input).
     return scores.softmax(dim=1) if unit == "share of nats" else scores / scores.sum(dim=1, keepdim=True)
