@@ -31,7 +31,7 @@ from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.per_input import Measured, measure
+from heartvit_edge.gating.per_input import CountRule, Measured, measure
 from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.gating.thresholds import thresholds_for_macs
 from heartvit_edge.gating.token_gate import TokenGate, make_token_gate
@@ -49,8 +49,8 @@ CHUNK = 1000
 AGREEMENT = {0.65: (0.93, 0.06), 0.5: (0.75, 0.20)}
 """Share of MACs to the least agreement with the dense model, and the least gain over class attention."""
 KEPT = 0.85
-RELATIVE = (0.5, 0.8, 1.0)
-"""How relative thresholds are tried to be."""
+RULES = tuple(CountRule(relative, rigidity) for relative in (0.3, 0.6, 1.0) for rigidity in (1.0, 3.0))
+"""What sets are tried to cost, where images keep tokens by their own nats."""
 PER_INPUT = "gate, tokens by the image"
 Run = Callable[[], tuple[NDArray[np.float64], int]]
 """Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
@@ -89,8 +89,8 @@ def main() -> None:
     for plan in plans:
         gate, seconds = gates[plan.label]
         found = {name: _Answers(*run()) for name, run in _ways(dense, plan, gate, images).items()}
-        chosen, relative = thresholds[plan.label]
-        counted = measure(GatedViT(dense.module, plan, gate).eval(), plan, images, chosen, relative)
+        chosen, rule = thresholds[plan.label]
+        counted = measure(GatedViT(dense.module, plan, gate).eval(), plan, images, chosen, rule)
         found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
         rows += [
             {"plan": plan.label, "macs": plan.macs_fraction, "way": name} | one.row() for name, one in found.items()
@@ -127,23 +127,21 @@ def _fine_tune(
 
 def _thresholds(
     dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages
-) -> tuple[dict[int, float], float]:
-    """Return thresholds, and how relative, that leave as many MACs on average as the plan and lose least doing so."""
+) -> tuple[dict[int, float], CountRule]:
+    """Return thresholds and the rule that leave as many MACs on average as the plan and lose least doing so."""
     model, macs = GatedViT(dense.module, plan, gate).eval(), plan.macs + macs_of_gate(gate, plan)
-    tried = [thresholds_for_macs(model, plan, images, macs, relative) for relative in RELATIVE]
+    tried = [thresholds_for_macs(model, plan, images, macs, rule) for rule in RULES]
     for one in tried:
-        print(
-            f"{plan.label} by the image, relative {one.relative}: KL {one.loss_nats:.4f} on training images", flush=True
-        )
+        print(f"{plan.label} by the image, {one.rule}: KL {one.loss_nats:.4f} on training images", flush=True)
     best = min(tried, key=lambda one: one.loss_nats)
-    return best.thresholds, best.relative
+    return best.thresholds, best.rule
 
 
 def _train(
     dense: DenseModel, plan: PruningPlan, learnt: ImageSet, held_out: ImageSet, work: Path, epochs: int
 ) -> tuple[TokenGate, float]:
     """Return the gate of a plan, and the seconds that its training took, scores apart."""
-    folder = work / f"{plan.label}-{plan.digest()[:8]}"
+    folder = folder_of(work, plan)
     path = folder / f"gate-{len(learnt)}-{epochs}.pt"
     torch.manual_seed(0)
     gate = make_token_gate(plan)
@@ -152,8 +150,8 @@ def _train(
         stored = torch.load(path)
         gate.load_state_dict(stored["gate"])
         return gate.eval(), stored["seconds"]
-    examples = _examples(dense, model, learnt, folder / "learnt")
-    others = _examples(dense, model, held_out, folder / "held_out")
+    examples = load_examples(dense, model, learnt, folder / "learnt")
+    others = load_examples(dense, model, held_out, folder / "held_out")
     start = time.monotonic()
     distil(gate, examples, DistilSettings(epochs=epochs))
     seconds = time.monotonic() - start
@@ -168,7 +166,12 @@ def _train(
     return gate.eval(), seconds
 
 
-def _examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: Path) -> dict[int, SiteExamples]:
+def folder_of(work: Path, plan: PruningPlan) -> Path:
+    """Return the folder of a plan's examples and gates."""
+    return work / f"{plan.label}-{plan.digest()[:8]}"
+
+
+def load_examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: Path) -> dict[int, SiteExamples]:
     """Return examples of the images, made in chunks that are stored."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = make_settings(dense.shape.depth)

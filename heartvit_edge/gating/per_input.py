@@ -1,10 +1,7 @@
 """Tokens by the image: a learned gate's scores are nats, so each image keeps as few as a loss allows.
 
 At a site the gate foresees what losing each token costs. The tokens foreseen to cost least go, as many as together cost
-no more than the site's threshold; what the plan's counts were plays no part. A threshold is one of nats, or of a share
-of what all the image's tokens cost there, or of what lies between: nats are divided by that sum to the power
-``relative``, from 0 to 1. Nats keep a loss; but where an image's tokens all cost next to nothing, dropping nearly all
-costs far more than their sum, which shares are meant to avoid. What that gains is not measured yet.
+no more than the site's threshold. What together they cost is the sum of their nats, corrected by a ``CountRule``.
 
 The forward is one of masks: every token stays and those gone lose their weight as a key, which is exactly dropping them
 for whatever reads prefix tokens or the gates' weighted mean. It says what a runtime with a graph for each count would
@@ -37,6 +34,27 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
+class CountRule:
+    """What dropping a set costs, by its tokens' nats: ``sum / all ** relative * (plan / K) ** rigidity``.
+
+    Here ``all`` are the nats of all the image's tokens at the site, ``plan`` the plan's count there, and K the tokens
+    left. The sum alone keeps a loss where sets cost what their tokens do. They cost more: where an image's tokens all
+    cost next to nothing, dropping nearly all of them costs far more than their sum.
+
+    Attributes:
+        relative: From 0, nats, to 1, shares of what all the image's tokens cost.
+        rigidity: From 0, counts as the nats have them, upwards: the larger, the nearer to the plan's own counts.
+    """
+
+    relative: float = 0.0
+    rigidity: float = 0.0
+
+
+NATS = CountRule()
+"""A set costs the sum of what its tokens cost."""
+
+
+@dataclass(frozen=True)
 class PerInput:
     """What a model answers and keeps, image by image.
 
@@ -56,8 +74,8 @@ class Measured:
     """What thresholds cost and save on images.
 
     Attributes:
-        thresholds: Site to what tokens dropped there may cost, as foreseen: nats to the power 1 - ``relative``.
-        relative: See the module.
+        thresholds: Site to what tokens dropped there may cost, by the rule: nats to the power 1 - ``relative``.
+        rule: What a set of tokens costs.
         losses: KL(dense || this) of each image, in nats, shape (N,).
         agrees: Whether the first class is the dense model's, shape (N,).
         counts: Site to the patch tokens that each image keeps, shape (N,).
@@ -65,7 +83,7 @@ class Measured:
     """
 
     thresholds: dict[int, float]
-    relative: float
+    rule: CountRule
     losses: NDArray[np.float64]
     agrees: NDArray[np.bool_]
     counts: dict[int, NDArray[np.int64]]
@@ -87,7 +105,9 @@ class Measured:
 
 
 @torch.no_grad()
-def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, float], relative: float = 0.0) -> PerInput:
+def masked_forward(
+    model: GatedViT, images: Tensor, thresholds: Mapping[int, float], rule: CountRule = NATS
+) -> PerInput:
     """Return what the model answers where each image keeps the fewest tokens within the thresholds, at least one.
 
     The gate reads at each site what it would read had the others been dropped before.
@@ -96,7 +116,7 @@ def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, flo
         model: Its gate is a ``TokenGate`` that was distilled, so that a score is a logarithm of nats.
         images: Normalised, shape (B, 3, H, W).
         thresholds: Each of the plan's sites to what the dropped may cost there, not negative.
-        relative: See the module; 0 for thresholds in nats, 1 for shares.
+        rule: What a set of tokens costs.
 
     Raises:
         ValueError: If the gate or the sites are others, or tokens are not dropped.
@@ -115,7 +135,7 @@ def masked_forward(model: GatedViT, images: Tensor, thresholds: Mapping[int, flo
     for index, block in enumerate(model.backbone.blocks):
         if index in thresholds:
             nats = _foreseen(gate, index, tokens, weights, alive, prefix)
-            alive, dropped[index] = _within(nats, alive, thresholds[index], relative)
+            alive, dropped[index] = _within(nats, alive, thresholds[index], rule, model.num_keep[index])
             counts[index] = alive.sum(dim=1)
             gone = tokens.new_zeros(alive.shape).masked_fill(~alive, -math.inf)
             key_bias = functional.pad(gone, (prefix, 0))
@@ -138,20 +158,20 @@ def _foreseen(gate: TokenGate, site: int, tokens: Tensor, weights: Tensor, alive
     return nats
 
 
-def _within(nats: Tensor, alive: Tensor, threshold: float, relative: float) -> tuple[Tensor, Tensor]:
+def _within(nats: Tensor, alive: Tensor, threshold: float, rule: CountRule, planned: int) -> tuple[Tensor, Tensor]:
     """Return which patches stay, shape (B, P), and the nats foreseen for those that go now, shape (B,)."""
     ascending, order = nats.masked_fill(~alive, math.inf).sort(dim=1)  # those gone have 0 nats
-    spent = ascending.cumsum(dim=1)
-    goes = spent <= threshold * _unit(nats, relative)
     last = alive.sum(dim=1, keepdim=True) - 1
-    goes &= torch.arange(nats.shape[1], device=nats.device) < last  # the dearest stays
+    left = last - torch.arange(nats.shape[1], device=nats.device)  # with this one and all cheaper ones gone
+    cost = ascending.cumsum(dim=1) * (planned / left.clamp_min(1)) ** rule.rigidity
+    goes = (cost <= threshold * _unit(nats, rule)) & (left > 0)  # the dearest stays
     lost = ascending.masked_fill(~goes, 0.0).sum(dim=1)
     return alive & ~torch.zeros_like(alive).scatter(1, order, goes), lost
 
 
-def _unit(nats: Tensor, relative: float) -> Tensor:
+def _unit(nats: Tensor, rule: CountRule) -> Tensor:
     """Return what a threshold of one allows each image, shape (B, 1), by the nats of its tokens, shape (B, P)."""
-    return nats.sum(dim=1, keepdim=True) ** relative
+    return nats.sum(dim=1, keepdim=True) ** rule.relative
 
 
 def measure(
@@ -159,7 +179,7 @@ def measure(
     plan: PruningPlan,
     images: PlanImages,
     thresholds: Mapping[int, float],
-    relative: float = 0.0,
+    rule: CountRule = NATS,
 ) -> Measured:
     """Return what thresholds cost and save on images.
 
@@ -168,12 +188,12 @@ def measure(
         plan: What the model was made from.
         images: At least two, on the model's device.
         thresholds: As in ``masked_forward``.
-        relative: As there.
+        rule: As there.
     """
     losses, agrees = [], []
     counts: dict[int, list[Tensor]] = {site: [] for site in thresholds}
     for batch, answers in zip(images.batches, images.logits, strict=True):
-        found = masked_forward(model, batch, thresholds, relative)
+        found = masked_forward(model, batch, thresholds, rule)
         losses.append(kl_to_dense(answers, found.logits).double())
         agrees.append(found.logits.argmax(dim=1) == answers.argmax(dim=1))
         for site, kept in found.counts.items():
@@ -181,7 +201,7 @@ def measure(
     by_site = {site: torch.cat(kept).cpu().numpy() for site, kept in counts.items()}
     return Measured(
         dict(thresholds),
-        relative,
+        rule,
         torch.cat(losses).cpu().numpy(),
         torch.cat(agrees).cpu().numpy(),
         by_site,
@@ -210,15 +230,16 @@ def _macs(model: GatedViT, plan: PruningPlan, counts: Mapping[int, NDArray[np.in
 
 
 @torch.no_grad()
-def foreseen_by_plan(model: GatedViT, images: PlanImages, relative: float = 0.0) -> dict[int, float]:
+def foreseen_by_plan(model: GatedViT, images: PlanImages, rule: CountRule = NATS) -> dict[int, float]:
     """Return, by site, the mean of what is foreseen for what the plan's own counts drop there.
 
-    Thresholds in proportion to these spread a loss over the sites as the plan does.
+    Thresholds in proportion to these spread a loss over the sites as the plan does. At the plan's counts rigidity says
+    nothing.
 
     Args:
         model: As in ``masked_forward``.
         images: On the model's device.
-        relative: As in ``masked_forward``.
+        rule: As in ``masked_forward``.
 
     Raises:
         ValueError: If the model's gate did not learn.
@@ -230,7 +251,7 @@ def foreseen_by_plan(model: GatedViT, images: PlanImages, relative: float = 0.0)
     def note(_gate: object, given: tuple[int, Tensor, Tensor], scores: Tensor) -> None:
         site, gone = given[0], scores.shape[1] - model.num_keep[given[0]]
         lost = scores.topk(gone, dim=1, largest=False).values.exp().sum(dim=1)
-        seen[site].append(lost / _unit(scores.exp(), relative)[:, 0])
+        seen[site].append(lost / _unit(scores.exp(), rule)[:, 0])
 
     hook = model.gate.register_forward_hook(note)
     try:

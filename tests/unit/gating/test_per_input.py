@@ -12,9 +12,10 @@ from fakes.tiny_vit import images, plan_of
 
 from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.errors import InfeasibleError
+from heartvit_edge.gating import thresholds
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
-from heartvit_edge.gating.per_input import foreseen_by_plan, masked_forward, measure
+from heartvit_edge.gating.per_input import NATS, CountRule, foreseen_by_plan, masked_forward, measure
 from heartvit_edge.gating.thresholds import calibrate_thresholds, thresholds_for_macs
 from heartvit_edge.gating.token_gate import gate_macs, make_token_gate
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
@@ -170,11 +171,14 @@ def test_a_loss_that_the_heads_alone_exceed_is_infeasible_and_one_that_nothing_e
     assert found.counts[3].tolist() == [1] * 6
 
 
-def test_thresholds_for_macs_are_the_smallest_that_save_as_many():
+def test_thresholds_for_macs_are_the_smallest_that_save_as_many(monkeypatch):
     model, plan, given = made()
     wanted = measure(model, plan, given, foreseen_by_plan(model, given)).macs.mean()
-    found = thresholds_for_macs(model, plan, given, wanted, relative=0.0)
-    assert found.macs.mean() <= wanted
+    near = thresholds_for_macs(model, plan, given, wanted, NATS)
+    assert near.macs.mean() <= wanted
+    monkeypatch.setattr(thresholds, "NEAR", 1.0)
+    found = thresholds_for_macs(model, plan, given, wanted, NATS)
+    assert near.macs.mean() <= found.macs.mean() <= wanted
     smaller = measure(model, plan, given, {site: nats / 1.03 for site, nats in found.thresholds.items()})
     assert smaller.macs.mean() > wanted or np.array_equal(smaller.macs, found.macs)
     unit = foreseen_by_plan(model, given)
@@ -185,7 +189,7 @@ def test_relative_thresholds_of_one_are_shares_of_each_images_own_nats():
     model, _, given = made(patches_at={2: 7})
     seen = []
     hook = model.gate.register_forward_hook(lambda _gate, _given, scores: seen.append(scores.exp()))
-    found = [masked_forward(model, batch, {2: 0.3}, relative=1.0) for batch in given.batches]
+    found = [masked_forward(model, batch, {2: 0.3}, CountRule(relative=1.0)) for batch in given.batches]
     hook.remove()
     nats = torch.cat([one if one.dim() > 1 else one[None] for one in seen])
     assert len(nats) == 6
@@ -193,16 +197,40 @@ def test_relative_thresholds_of_one_are_shares_of_each_images_own_nats():
         spent = own.sort().values.cumsum(0) / own.sum()
         counts = torch.cat([one.counts[2] for one in found])
         assert counts[image] == 16 - int((spent <= 0.3).sum())
-    shares = foreseen_by_plan(model, given, relative=1.0)[2]
+    shares = foreseen_by_plan(model, given, CountRule(relative=1.0))[2]
     gone = nats.sort(dim=1).values[:, :9].sum(dim=1) / nats.sum(dim=1)
     assert shares == pytest.approx(float(gone.mean()))
 
 
+@pytest.mark.parametrize("rigidity", [0.5, 3.0])
+def test_a_rigid_rule_counts_what_few_tokens_left_cost_more(rigidity):
+    model, _, given = made(patches_at={2: 7})
+    seen = []
+    threshold = foreseen_by_plan(model, given)[2]
+    hook = model.gate.register_forward_hook(lambda _gate, _given, scores: seen.append(scores.exp()))
+    found = masked_forward(model, given.batches[0], {2: threshold}, CountRule(rigidity=rigidity))
+    hook.remove()
+    for image, own in enumerate(torch.cat(seen).sort(dim=1).values.tolist()):
+        costs = [sum(own[:gone]) * (7 / (16 - gone)) ** rigidity for gone in range(1, 16)]
+        assert int(found.counts[2][image]) == 16 - sum(cost <= threshold for cost in costs)
+
+
+def test_the_more_rigid_a_rule_the_nearer_are_counts_to_the_plans():
+    model, _, given = made(patches_at={2: 7})
+    threshold = {2: foreseen_by_plan(model, given)[2]}
+    away = []
+    for rigidity in (0.0, 2.0, 200.0):
+        found = [masked_forward(model, batch, threshold, CountRule(rigidity=rigidity)) for batch in given.batches]
+        away.append(int((torch.cat([one.counts[2] for one in found]) - 7).abs().max()))
+    assert away[0] > away[1] > away[2]
+    assert away[2] <= 1
+
+
 def test_more_macs_than_there_are_drop_nothing_and_fewer_than_one_token_takes_are_infeasible():
     model, plan, given = made()
-    assert thresholds_for_macs(model, plan, given, 1e12, relative=0.0).counts[1].tolist() == [16] * 6
+    assert thresholds_for_macs(model, plan, given, 1e12, NATS).counts[1].tolist() == [16] * 6
     with pytest.raises(InfeasibleError, match=r"with hardly a token left, expected at most 10$"):
-        thresholds_for_macs(model, plan, given, 10.0)
+        thresholds_for_macs(model, plan, given, 10.0, NATS)
 
 
 def test_what_has_no_nats_or_no_such_sites_is_refused():
