@@ -1,17 +1,19 @@
 """How fast an engine could be at the most: the time to read its weights once, and the time that its arithmetic takes.
 
-Neither counts activations, launches or copies. Token pruning lowers the second floor alone, head pruning both.
+Neither counts activations, launches or copies. Token pruning lowers the second floor alone, head pruning both. Where an
+INT8 engine has layers of another precision its floors are lower than need be, and so still hold.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from heartvit_edge.power.choose import Processor
 from heartvit_edge.spec.engine import Precision
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.measurement import EntryMeasurement, MachineLimits, Measurement
 
-ELEMENT_BYTES: dict[Precision, int] = {"fp16": 2, "fp32": 4}
+ELEMENT_BYTES: dict[Precision, int] = {"int8": 1, "fp16": 2, "fp32": 4}
 
 ORIN = "NVIDIA Jetson Orin series data sheets; 1,024 fp16 multiply-accumulates a clock and SM"
 
@@ -33,6 +35,10 @@ class KnownMachine:
     fp16_tmac_s: float
     fp32_tmac_s: float
     source: str
+
+    def peak_tmac_s(self, precision: Precision) -> float:
+        """Return the most multiply-accumulates of a precision, in 10^12 a second; INT8 runs at twice FP16's rate."""
+        return {"int8": 2 * self.fp16_tmac_s, "fp16": self.fp16_tmac_s, "fp32": self.fp32_tmac_s}[precision]
 
 
 def _orin(named: str, bandwidth_gb_s: float, num_sm: int, mhz: int) -> KnownMachine:
@@ -73,26 +79,30 @@ class Floors:
 
 
 def find_limits(
-    machine: Machine, precision: Precision, bandwidth_gb_s: float | None = None, peak_tmac_s: float | None = None
+    machine: Machine,
+    precision: Precision,
+    processor: Processor,
+    bandwidth_gb_s: float | None = None,
+    peak_tmac_s: float | None = None,
 ) -> MachineLimits | None:
     """Return what a machine can do at the most, by the table or as given; None where neither knows anything.
 
     Args:
         machine: Its fingerprint.
         precision: Of the engines' matrix products.
+        processor: What runs the engines; the table is of GPUs, and says nothing of a CPU beside one.
         bandwidth_gb_s: In place of the table's.
         peak_tmac_s: In place of the table's.
     """
     name = f"{machine.board or ''} {machine.gpu or ''}"
-    known = next((one for one in MACHINES if one.named in name), None)
+    known = next((one for one in MACHINES if one.named in name), None) if processor == "gpu" else None
     given = [f"{what} was given" for what, value in (("bandwidth", bandwidth_gb_s), ("peak", peak_tmac_s)) if value]
     if known is None and not given:
         return None
     sources = ([] if known is None or len(given) == 2 else [known.source]) + given
-    table_peak = None if known is None else known.fp16_tmac_s if precision == "fp16" else known.fp32_tmac_s
     return MachineLimits(
         bandwidth_gb_s=bandwidth_gb_s or (known.bandwidth_gb_s if known else None),
-        peak_tmac_s=peak_tmac_s or table_peak,
+        peak_tmac_s=peak_tmac_s or (known.peak_tmac_s(precision) if known else None),
         source="; ".join(sources),
     )
 

@@ -157,6 +157,7 @@ def _measure(
     from heartvit_edge.bench.floors import find_limits
     from heartvit_edge.bench.run import Power, measure_engines
     from heartvit_edge.bench.session import Schedule
+    from heartvit_edge.bench.stored import processor_of
     from heartvit_edge.engines.fingerprint import detect_machine
 
     if modes is not None and mode is not None:
@@ -164,13 +165,13 @@ def _measure(
     machine = detect_machine()
     if mode is not None:
         machine = machine.model_copy(update={"power_mode": mode})
-    precision = prepared.engines[0].manifest.precision
-    pace = wanted.pace
+    manifest, pace = prepared.engines[0].manifest, wanted.pace
+    limits = find_limits(machine, manifest.precision, processor_of(manifest), wanted.bandwidth_gb_s, wanted.peak_tmac_s)
     facts = {
         "machine": machine,
         "command": shlex.join(["heartvit-edge", *sys.argv[1:]]),
         "scenario": wanted.scenario,
-        "limits": find_limits(machine, precision, wanted.bandwidth_gb_s, wanted.peak_tmac_s),
+        "limits": limits,
     }
     with window_progress(len(prepared.engines) * len(prepared.sizes) * (1 + pace.num_trials)) as (tell, step):
         return measure_engines(
