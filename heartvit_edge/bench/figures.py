@@ -6,6 +6,8 @@ ratio_figures(measurement, row)      against the dense engine of the same run an
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import model_validator
@@ -153,8 +155,10 @@ def _waiting_ms(row: EntryMeasurement) -> Figure:
 
 def _percentile(samples: NDArray[np.float64], share: float) -> Figure:
     if samples.size < MIN_SAMPLES[share]:
-        reason = f"p{100 * share:g} needs at least {MIN_SAMPLES[share]} samples, found {samples.size}"
-        return Figure(value=None, reason=reason)
+        least = MIN_SAMPLES[share]
+        longer = math.ceil(10 * least / samples.size) / 10
+        reason = f"p{100 * share:g} needs at least {least} samples, found {samples.size}"
+        return Figure(value=None, reason=f"{reason}: trials {longer:g} times as long have them")
     value, low, high = percentile(samples, share)
     return Figure(value=value, low=low, high=high)
 

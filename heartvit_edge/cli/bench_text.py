@@ -12,48 +12,60 @@ from heartvit_edge.bench.floors import floors
 from heartvit_edge.bench.scenario import HEADLINES, best_offline, headline
 from heartvit_edge.cli.table import aligned
 from heartvit_edge.report.formats import interval_text, value_text
+from heartvit_edge.report.notes import footnotes, numbered
 from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
 
 
 def as_table(measurement: Measurement) -> str:
-    """Return one line a row, and beneath them the reasons for missing figures and what a reader must know."""
+    """Return one line a row, and beneath them the reasons for missing figures and what a reader must know.
+
+    Floors and energy have columns where any row has them.
+    """
+    energies = [energy_figures(measurement, row) for row in measurement.rows]
+    least_ms = [floors(measurement, row).least_ms for row in measurement.rows]
+    has_energy = any(energy.mj_per_inference.value is not None for energy in energies)
+    has_floor = any(floor is not None for floor in least_ms)
     header = (
-        *("entry", "batch", "samples", "p50 ms (95 % CI)", "p90 ms", "p99 ms", "mean ms", "floor ms", "loop µs"),
-        *("images/s", "latency / dense (95 % CI)", "mJ / inference (95 % CI)", "net mJ", "energy / dense"),
+        *("entry", "batch", "samples", "p50 ms (95 % CI)", "p90 ms", "p99 ms", "mean ms"),
+        *(("floor ms",) if has_floor else ()),
+        *("loop µs", "images/s", "latency / dense (95 % CI)"),
+        *(("mJ / inference (95 % CI)", "net mJ", "energy / dense") if has_energy else ()),
     )
-    rows: list[tuple[str, ...]] = []
+    lines: list[tuple[str, ...]] = []
     reasons: dict[str, list[str]] = {}
-    for row in measurement.rows:
-        latency, energy = latency_figures(row), energy_figures(measurement, row)
-        ratio, of_dense = ratio_figures(measurement, row).latency, energy_ratio(measurement, row)
-        floor = floors(measurement, row).least_ms
-        rows.append(
+    for row, energy, floor in zip(measurement.rows, energies, least_ms, strict=True):
+        latency, ratio = latency_figures(row), ratio_figures(measurement, row).latency
+        of_dense = energy_ratio(measurement, row)
+        joules = (energy.mj_per_inference, energy.net_mj_per_inference, of_dense)
+        lines.append(
             (
                 row.entry,
                 str(row.batch_size),
                 str(latency.num_samples),
                 _with_interval(latency.p50_ms),
-                value_text(latency.p90_ms),
-                value_text(latency.p99_ms),
-                value_text(latency.mean_ms),
-                "—" if floor is None else f"{floor:.3g}",
-                value_text(latency.host_overhead_us),
-                value_text(latency.images_per_s),
+                *map(value_text, (latency.p90_ms, latency.p99_ms, latency.mean_ms)),
+                *(("—" if floor is None else f"{floor:.3g}",) if has_floor else ()),
+                *map(value_text, (latency.host_overhead_us, latency.images_per_s)),
                 _with_interval(ratio),
-                _with_interval(energy.mj_per_inference),
-                _with_interval(energy.net_mj_per_inference),
-                _with_interval(of_dense),
+                *(map(_with_interval, joules) if has_energy else ()),
             )
         )
         shown = (latency.p90_ms, latency.p99_ms, latency.host_overhead_us, ratio)
-        for figure in (*shown, energy.mj_per_inference, energy.net_mj_per_inference, of_dense):
-            if figure.reason is not None:
-                reasons.setdefault(figure.reason, []).append(_label(row))
-    notes = [
-        reason if len(set(labels)) == len(rows) else f"{', '.join(dict.fromkeys(labels))}: {reason}"
-        for reason, labels in reasons.items()
-    ]
-    return "\n".join([aligned(header, rows), *notes, *remarks(measurement)])
+        for what, figures in (("", shown), ("energy: ", joules)):
+            for reason in dict.fromkeys(figure.reason for figure in figures if figure.reason is not None):
+                reasons.setdefault(f"{what}{reason}", []).append(_label(row))
+    return "\n".join([aligned(header, lines), *_notes(reasons, len(lines)), *remarks(measurement)])
+
+
+def _notes(reasons: dict[str, list[str]], num_rows: int) -> list[str]:
+    """Return a line for each kind of reason, behind the rows that it holds for unless it holds for all."""
+    kinds = numbered(reasons)
+    found = []
+    for number, words in footnotes(kinds).items():
+        rows = [label for reason, labels in reasons.items() if kinds[reason] == number for label in labels]
+        labels = dict.fromkeys(rows)
+        found.append(f"— {words}" if len(labels) == num_rows else f"— {', '.join(labels)}: {words}")
+    return found
 
 
 def remarks(measurement: Measurement) -> list[str]:

@@ -16,7 +16,8 @@ from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.measurement import Measurement
 
-NUMBER = re.compile(r"\d+(\.\d+)?")
+NUMBER = re.compile(r"(?<![\w.])\d+(\.\d+)?")
+"""A number that stands alone: that of p90 is part of a name."""
 
 MIN_TRIALS = 3
 """Trials below which the spread between them says little."""

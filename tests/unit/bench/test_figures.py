@@ -40,7 +40,7 @@ def test_mean_interval_is_that_of_the_trials_means():
 def test_p99_is_refused_with_499_samples_and_given_with_500():
     refused = latency_figures(make_row("dense", [make_trial(0, [1.0] * 499)])).p99_ms
     assert refused.value is None
-    assert refused.reason == "p99 needs at least 500 samples, found 499"
+    assert refused.reason == "p99 needs at least 500 samples, found 499: trials 1.1 times as long have them"
     assert latency_figures(make_row("dense", [make_trial(0, [1.0] * 500)])).p99_ms.value == 1.0
 
 

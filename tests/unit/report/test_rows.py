@@ -162,6 +162,13 @@ def test_reasons_of_one_kind_share_a_number_and_are_counted():
     assert footnotes(found) == {1: "9 readings in 3.01 s, and 2 more like it", 2: "no sensor"}
 
 
+def test_p90_and_p99_are_names_and_so_two_kinds_of_reason():
+    found = numbered(
+        ["p90 needs 50 samples, found 3", "p99 needs 500 samples, found 3", "p99 needs 500 samples, found 4"]
+    )
+    assert list(found.values()) == [1, 2, 2]
+
+
 def test_under_the_dense_engines_comparisons_stands_that_it_is_the_reference():
     row = rows_of([_run(make_measurement(), make_evaluation())])[0]
     assert under(row, COLUMN["agreement"], row.figures["agreement"], "96-100") == "reference"
