@@ -55,7 +55,7 @@ def check_load(label: str, call_s: float, rate_per_s: float) -> None:
     if rate_per_s * call_s > MAX_LOAD:
         raise InputError(
             f"{label} answers {1 / call_s:.4g} requests a second, {rate_per_s:g} would come: its queue only grows",
-            hint=f"--arrival {POISSON}{0.7 / call_s:.2g}",
+            hint=f"--arrival {POISSON}{float(f'{0.7 / call_s:.2g}'):g}",
         )
 
 

@@ -43,6 +43,14 @@ class Pace:
     idle_s: float
     cool_down_s: float
 
+    def time_text(self, num_workloads: int) -> str:
+        """Return how long a run of so many engines and batch sizes takes at the most, roughly, in words."""
+        windows_s = self.duration_s + self.num_trials * (self.duration_s + self.cool_down_s)
+        seconds = self.idle_s + num_workloads * windows_s
+        if seconds < 120:
+            return f"{max(seconds, 1):.0f} s"
+        return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
 
 QUICK = Pace(duration_s=3.0, num_trials=3, idle_s=3.0, cool_down_s=0.0)
 MLPERF = Pace(duration_s=MLPERF_S, num_trials=3, idle_s=60.0, cool_down_s=60.0)

@@ -14,6 +14,9 @@ from heartvit_edge.cli.profile_table import refuse_options_of_engines, run_profi
 from heartvit_edge.cli.run_bench import Wanted, run_bench
 from heartvit_edge.errors import InputError
 
+MOST_S = 86_400.0
+"""Longest window, idle window or rest: a day."""
+
 
 class ScenarioName(str, Enum):
     """MLPerf's ways to ask."""
@@ -65,7 +68,11 @@ def bench(
     duration: Annotated[
         float | None,
         typer.Option(
-            min=0.01, metavar="SECONDS", help="Length of a trial, and the cap of each warm-up.", show_default="3"
+            min=0.01,
+            max=MOST_S,
+            metavar="SECONDS",
+            help="Length of a trial, and the cap of each warm-up.",
+            show_default="3",
         ),
     ] = None,
     trials: Annotated[
@@ -74,11 +81,16 @@ def bench(
     idle: Annotated[
         float | None,
         typer.Option(
-            min=0, metavar="SECONDS", help="Length of the idle window, where power is read; 0: none.", show_default="3"
+            min=0,
+            max=MOST_S,
+            metavar="SECONDS",
+            help="Length of the idle window, where power is read; 0: none.",
+            show_default="3",
         ),
     ] = None,
     cool_down: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="Rest before each trial.", show_default="0")
+        float | None,
+        typer.Option(min=0, max=MOST_S, metavar="SECONDS", help="Rest before each trial.", show_default="0"),
     ] = None,
     scenario: Annotated[
         ScenarioName | None,
@@ -120,7 +132,10 @@ def bench(
         ),
     ] = "auto",
     interval_ms: Annotated[
-        float, typer.Option(min=10, help="Time between power readings to ask for; the service may run at another.")
+        float,
+        typer.Option(
+            min=10, max=60_000, help="Time between power readings to ask for; the service may run at another."
+        ),
     ] = 100.0,
     total_rail: Annotated[
         list[str] | None,
@@ -208,7 +223,7 @@ def bench(
             precision=precision.value if precision else None,
             budgets=tuple(budget or ()),
             sizes=tuple(sizes),
-            scenario=scenario.value if scenario else "single-stream" if mlperf and not sizes else None,
+            scenario=scenario.value if scenario else "single-stream" if mlperf and not (sizes or arrival) else None,
             arrival=arrival,
             pace=Pace(
                 duration_s=pace.duration_s if duration is None else duration,
@@ -219,7 +234,7 @@ def bench(
             power=power,
             interval_ms=interval_ms,
             total_rails=tuple(total_rail or ()),
-            modes=tuple(name for text in power_mode or () for name in text.split(",")),
+            modes=tuple(dict.fromkeys(name.strip() for text in power_mode or () for name in text.split(","))),
             bandwidth_gb_s=bandwidth,
             peak_tmac_s=peak,
             any_power_mode=any_power_mode,

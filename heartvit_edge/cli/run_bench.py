@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 import sys
 import tempfile
@@ -75,6 +76,7 @@ def run_bench(pack: Path, out: Path, engines: Path, wanted: Wanted, *, yes: bool
     from heartvit_edge.power.modes import PowerModes
     from heartvit_edge.report.runs import MEASUREMENT
 
+    _refuse_what_contradicts(wanted, yes=yes)
     folders = [out / _folder_name(mode) for mode in wanted.modes] or [out]
     targets = [run_file(folder, MEASUREMENT, force=force) for folder in folders]
     check_power(wanted.power)
@@ -89,8 +91,28 @@ def run_bench(pack: Path, out: Path, engines: Path, wanted: Wanted, *, yes: bool
         for mode, target in zip(wanted.modes or (None,), targets, strict=True):
             measurement, lost = _measure(prepared, wanted, modes, mode)
             failure = _keep(measurement, target, json=json, force=force) or lost or failure
+    if len(folders) > 1:
+        say(f"compare the modes: {shlex.join(['heartvit-edge', 'report', *map(str, folders)])} --latency-limit MS")
     if failure is not None:
         raise failure
+
+
+def _refuse_what_contradicts(wanted: Wanted, *, yes: bool) -> None:
+    """Return only if every option that was given can have an effect.
+
+    Raises:
+        InputError: If one cannot beside the others.
+    """
+    if wanted.scenario is not None and wanted.arrival is not None:
+        raise InputError(
+            f"--scenario {wanted.scenario} sends a request when the last is answered, --arrival {wanted.arrival} lets "
+            "them come at random: expected one of the two",
+            hint="leave --scenario out; random arrivals are what MLPerf calls Server",
+        )
+    if yes and not wanted.modes:
+        raise InputError("--yes goes with --power-mode alone", hint="leave --yes out")
+    if wanted.total_rails and wanted.power == "none":
+        raise InputError("--total-rail names rails, --power none reads none", hint="leave --total-rail out")
 
 
 def _folder_name(mode: str) -> str:
@@ -173,7 +195,9 @@ def _measure(
         "scenario": wanted.scenario,
         "limits": limits,
     }
-    with window_progress(len(prepared.engines) * len(prepared.sizes) * (1 + pace.num_trials)) as (tell, step):
+    num_workloads = len(prepared.engines) * len(prepared.sizes)
+    say(f"this takes up to about {pace.time_text(num_workloads)}")
+    with window_progress(num_workloads * (1 + pace.num_trials)) as (tell, step):
         return measure_engines(
             prepared.pack,
             prepared.engines,
@@ -199,9 +223,9 @@ def _keep(measurement: Measurement, target: Path, *, json: bool, force: bool) ->
         measurement.write(target, force=force)
     except (OSError, InputError) as err:
         reason = f"{target} cannot be written: {getattr(err, 'strerror', None) or err}"
-        stored = Path(tempfile.gettempdir()) / f"{target.parent.name}-{target.name}"
+        stored = _spare(target)
         try:
-            measurement.write(stored, force=True)
+            measurement.write(stored, force=False)
         except (OSError, InputError):
             typer.echo(measurement.to_json())
             return MachineError(
@@ -211,3 +235,11 @@ def _keep(measurement: Measurement, target: Path, *, json: bool, force: bool) ->
         failure = MachineError(f"{reason}; the measurement is kept in {stored}", hint=f"make room, then: {hint}")
     typer.echo(as_json(measurement, stored) if json else f"{as_table(measurement)}\n{stored}")
     return failure
+
+
+def _spare(target: Path) -> Path:
+    """Return a path in the temporary folder at which nothing is: what is kept of one run never replaces another's."""
+    folder, name = Path(tempfile.gettempdir()), f"{target.parent.name}-{target.stem}"
+    first = folder / f"{name}{target.suffix}"
+    others = (folder / f"{name}-{number}{target.suffix}" for number in itertools.count(2))
+    return next(path for path in itertools.chain([first], others) if not path.exists())

@@ -18,7 +18,7 @@ from heartvit_edge.power.rapl import Rapl, why_no_counter
 from heartvit_edge.power.replay import ReplaySampler
 from heartvit_edge.power.sampler import Clock, Sampler
 from heartvit_edge.power.totals import check_rails
-from heartvit_edge.spec.measurement import Measurement
+from heartvit_edge.spec.measurement import Measurement, PowerTrace
 
 Processor = Literal["cpu", "gpu"]
 """What runs the engines: a source that does not see it is never chosen by itself."""
@@ -31,6 +31,8 @@ SOURCES = ("ina3221", "jtop", "nvml", "rapl")
 
 ASKED = ("auto", *SOURCES, "none", f"{REPLAY}FILE")
 
+NO_RAIL = "leave --total-rail out, or name a power source: --power"
+
 REASONS = {
     "ina3221": "the board's own sensors answer, and need no daemon",
     "jtop": "its service answers with the board's own rails",
@@ -40,14 +42,16 @@ REASONS = {
 
 
 def check_power(asked: str, root: Path = Path("/")) -> None:
-    """Return only if ``asked`` is one of ``ASKED`` and, where it names a source, that can be read here.
+    """Return only if ``asked`` is one of ``ASKED`` and, where it names a source or a recording, that can be read here.
 
     Raises:
-        InputError: If it is none of them.
+        InputError: If it is none of them, or the recording is no measurement with a trace.
         MachineError: If the source cannot be read; the hint says what puts that right.
     """
     if asked not in ASKED[:-1] and not asked.startswith(REPLAY):
         raise InputError(f"--power is {asked!r}, expected one of {', '.join(ASKED)}", hint="--power auto")
+    if asked.startswith(REPLAY):
+        _recorded(asked)
     if asked in SOURCES and (missing := lacks(asked, root)):
         raise missing
 
@@ -91,7 +95,8 @@ def choose(
 
     Raises:
         InputError: If ``asked`` is none of these, the file holds no trace, or a rail was named that is not there.
-        MachineError: If a source was asked for by name and cannot be read; the hint says what puts that right.
+        MachineError: If a source was asked for by name and cannot be read, the hint says what puts that right; or rails
+            were named and nothing can be read.
     """
     check_power(asked, root)
     with ExitStack() as stack:
@@ -101,11 +106,13 @@ def choose(
         elif asked == "none":
             sampler = NoSampler("power was not asked for: --power none")
         elif asked.startswith(REPLAY):
-            sampler = stack.enter_context(_replay(Path(asked.removeprefix(REPLAY)), clock))
+            sampler = stack.enter_context(ReplaySampler(_recorded(asked), clock))
         else:
             sampler = stack.enter_context(_open(asked, interval_s, clock, "asked for", root))
         if sampler.name != "none":
             check_rails(total_rails, sampler.labels, sampler.name)
+        elif total_rails:
+            raise MachineError(f"--total-rail names {', '.join(total_rails)}: {sampler.why}", hint=NO_RAIL)
         yield sampler
 
 
@@ -143,8 +150,15 @@ def _open(source: str, interval_s: float, clock: Clock, why: str, root: Path) ->
     return PollingSampler(partial(Rapl, root / "sys"), clock, interval_s, why)
 
 
-def _replay(path: Path, clock: Clock) -> ReplaySampler:
+def _recorded(asked: str) -> PowerTrace:
+    """Return the trace of ``replay:FILE``; a folder stands for the measurement in it."""
+    named = asked.removeprefix(REPLAY)
+    path = Path(named) / "measurement.json" if Path(named).is_dir() else Path(named)
+    if not named or not path.is_file():
+        raise InputError(
+            f"--power is {asked!r}, expected a measurement whose trace to replay", hint=f"{REPLAY}RUN/measurement.json"
+        )
     trace = Measurement.read(path).power
     if trace is None:
         raise InputError(f"{path} holds no power trace to replay", hint="name a measurement that has energy")
-    return ReplaySampler(trace, clock)
+    return trace

@@ -47,6 +47,9 @@ class ReplaySampler:
         now = self._clock()
         seen = next((n + 1 for n, time_s in enumerate(times_s) if time_s >= now), None)
         if seen is None:
-            raise PowerLostError(f"the recording ends {times_s[-1]:.3f} s into the run, which took {now:.3f} s")
+            raise PowerLostError(
+                f"the recording ends {times_s[-1]:.3f} s into the run, which took {now:.3f} s",
+                hint="replay a longer one, or take less time: --duration, --trials, --idle, --cool-down",
+            )
         rails_mw = {label: readings[:seen] for label, readings in self._recorded.rails_mw.items()}
         return self._recorded.model_copy(update={"source": self.name, "times_s": times_s[:seen], "rails_mw": rails_mw})

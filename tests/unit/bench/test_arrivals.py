@@ -104,3 +104,9 @@ def test_an_engine_keeps_up_at_ninety_percent_load_and_not_at_ninety_six():
     arrivals.check_load("dense batch 1", 0.01, 90.0)
     with pytest.raises(InputError, match="answers 100 requests a second, 96 would come"):
         arrivals.check_load("dense batch 1", 0.01, 96.0)
+
+
+def test_the_rate_of_the_hint_is_a_plain_number():
+    with pytest.raises(InputError) as caught:
+        arrivals.check_load("dense batch 1", 0.0005, 1e9)
+    assert caught.value.hint == "--arrival poisson:1400"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from fakes.measurements import make_measurement, make_row, make_trial
 
-from heartvit_edge.bench.scenario import MLPERF, best_offline, headline, scenario_sizes
+from heartvit_edge.bench.scenario import MLPERF, QUICK, best_offline, headline, scenario_sizes
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.engine import BatchRange
 
@@ -48,3 +48,11 @@ def test_the_best_batch_size_is_that_of_most_images_a_second(tmp_path):
 
 def test_mlperf_runs_ten_minutes_and_three_times():
     assert (MLPERF.duration_s, MLPERF.num_trials) == (600.0, 3)
+
+
+@pytest.mark.parametrize(
+    ("pace", "num_workloads", "text"),
+    [(QUICK, 3, "39 s"), (QUICK, 20, "4 min"), (MLPERF, 3, "2.2 h")],
+)
+def test_the_time_of_a_run_is_that_of_idle_warm_ups_rests_and_windows(pace, num_workloads, text):
+    assert pace.time_text(num_workloads) == text

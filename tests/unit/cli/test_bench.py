@@ -142,13 +142,17 @@ def test_json_figures_are_those_of_the_stored_samples(bench, tmp_path):
 
 
 @pytest.mark.usefixtures("no_jtop")
-def test_the_table_says_why_a_figure_is_missing(bench):
+def test_the_table_says_once_why_figures_are_missing_and_has_no_column_of_energy_without_any(bench):
     result = bench("--duration", "0.01", "--trials", "1")
     header, dense, pruned, *notes = result.stdout.splitlines()
     assert header.split()[:3] == ["entry", "batch", "samples"]
     assert (dense.split()[0], pruned.split()[0]) == ("dense", "macs-0.5")
-    assert any("the jtop service is not running" in note for note in notes)
-    assert dense.rstrip().endswith("—")
+    assert "mJ" not in header
+    assert "floor" not in header
+    assert [note[:9] for note in notes if "the jtop service is not running" in note] == ["— energy:"]
+    lacking = [note for note in notes if "p99 needs at least 500 samples" in note]
+    assert len(lacking) == 1
+    assert "times as long have them" in lacking[0]
 
 
 def test_energy_is_the_power_of_the_readings_times_the_time_of_the_calls(bench, monkeypatch, tmp_path):
@@ -295,6 +299,17 @@ def test_a_full_disk_costs_no_measurement_and_leaves_no_partial_file(bench, smal
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_what_was_kept_of_another_run_is_not_replaced(bench, small_disk, monkeypatch, tmp_path):
+    small_disk.append(tmp_path / "run")
+    (tmp_path / "spare").mkdir()
+    (tmp_path / "spare" / "run-measurement.json").write_text("of another run")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "spare"))
+    result = bench("--power", "none", *QUICK)
+    assert (tmp_path / "spare" / "run-measurement.json").read_text() == "of another run"
+    assert len(Measurement.read(tmp_path / "spare" / "run-measurement-2.json").rows) == 2
+    assert "run-measurement-2.json" in result.stderr
+
+
 def test_a_measurement_that_can_be_kept_nowhere_is_printed_whole(bench, small_disk, monkeypatch, tmp_path):
     small_disk.append(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -396,6 +411,41 @@ def test_a_scenario_with_another_batch_size_exits_2(bench):
     assert "multi-stream asks for 8 images at a time" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--scenario", "offline", "--arrival", "poisson:5"), "expected one of the two"),
+        (("--yes",), "--yes goes with --power-mode alone"),
+        (("--total-rail", "VDD_IN", "--power", "none"), "--total-rail names rails, --power none reads none"),
+        (("--power", "replay:nope.json"), "--power is 'replay:nope.json', expected a measurement"),
+        (("--duration", "inf"), "--duration"),
+    ],
+)
+def test_an_option_that_can_have_no_effect_exits_2_before_anything_runs(bench, tmp_path, args, message):
+    result = bench(*QUICK, *args)
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert "engines:" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("no_jtop")
+def test_a_rail_that_was_named_where_nothing_is_read_exits_3(bench):
+    result = bench("--total-rail", "VDD_IN", *QUICK)
+    assert result.exit_code == 3
+    assert "--total-rail names VDD_IN: no power source was found" in result.stderr
+
+
+def test_the_preset_with_random_arrivals_claims_no_scenario(bench, monkeypatch, tmp_path):
+    monkeypatch.setattr(bench_run, "choose", lambda asked, **_: NoSampler("a test"))  # noqa: ARG005
+    bench("--mlperf", "--arrival", "poisson:50", "--duration", "0.1", "--cool-down", "0", "--trials", "1")
+    assert Measurement.read(tmp_path / "run" / "measurement.json").scenario is None
+
+
+def test_how_long_it_takes_is_told_before_it_begins(bench):
+    assert "this takes up to about 1 s" in bench("--power", "none", *QUICK).stderr
+
+
 def test_requests_that_come_at_random_store_their_waits(bench, tmp_path):
     result = bench("--arrival", "poisson:40", "--power", "none", "--duration", "0.3", "--trials", "1", "--json")
     assert result.exit_code == 0, result.stderr
@@ -430,7 +480,7 @@ def test_a_measured_trace_is_replayed(bench, monkeypatch, tmp_path):
     with monkeypatch.context() as patched:
         patched.setattr(bench_run, "choose", lambda asked, *, clock, **_: LongSampler(clock))  # noqa: ARG005
         bench("--duration", "0.02", "--idle", "0")
-    result = bench("--power", f"replay:{tmp_path / 'run' / 'measurement.json'}", *QUICK, out=tmp_path / "again")
+    result = bench("--power", f"replay:{tmp_path / 'run'}", *QUICK, out=tmp_path / "again")
     assert "power: replay (replays " in result.stderr
     assert result.exit_code == 0, result.stderr
 
