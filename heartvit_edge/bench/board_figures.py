@@ -32,6 +32,10 @@ def throttle_causes(measurement: Measurement, row: EntryMeasurement) -> tuple[st
         seen = _kept(board.clocks_mhz.get(name, ()), ticks)
         if seen and min(seen) < BELOW * locked:
             causes.append(f"{name} clock down to {min(seen):.0f} of {locked:.0f} MHz")
+    first, modes = next(iter(board.power_mode), None), [board.power_mode[tick] for tick in ticks if board.power_mode]
+    others = dict.fromkeys(mode for mode in modes if mode not in (None, first))
+    if first is not None and others:
+        causes.append(f"power mode changed from {first} to {', '.join(map(str, others))}")
     return tuple(causes)
 
 
@@ -47,6 +51,32 @@ def wandering_clocks(measurement: Measurement, row: EntryMeasurement) -> tuple[s
         if name not in board.locked_mhz and seen and min(seen) < WANDERS * max(seen):
             found.append(f"{name} clock {min(seen):.0f} to {max(seen):.0f} MHz")
     return tuple(found)
+
+
+def throttled(measurement: Measurement) -> dict[tuple[str, ...], list[EntryMeasurement]]:
+    """Return the rows that were slowed down, by what slowed them down."""
+    found: dict[tuple[str, ...], list[EntryMeasurement]] = {}
+    for row in measurement.rows:
+        if causes := throttle_causes(measurement, row):
+            found.setdefault(causes, []).append(row)
+    return found
+
+
+def wandering_mhz(measurement: Measurement) -> dict[str, tuple[float, float]]:
+    """Map each clock that is not locked and moved in the windows of some row to its smallest and largest value there.
+
+    The clocks of all processor cores are one, ``CPU``.
+    """
+    found: dict[str, tuple[float, float]] = {}
+    for row in measurement.rows:
+        for name, ends in clocks_mhz(measurement, row).items():
+            assert measurement.board is not None
+            if name in measurement.board.locked_mhz or ends is None or ends[0] >= WANDERS * ends[1]:
+                continue
+            kind = "CPU" if name.startswith("CPU") else name
+            low, high = found.get(kind, ends)
+            found[kind] = (min(low, ends[0]), max(high, ends[1]))
+    return found
 
 
 def clocks_mhz(measurement: Measurement, row: EntryMeasurement) -> dict[str, tuple[float, float] | None]:

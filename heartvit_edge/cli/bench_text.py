@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from heartvit_edge.bench.board_figures import hottest_c, throttle_causes, wandering_clocks
+from heartvit_edge.bench.board_figures import hottest_c, throttle_causes, throttled, wandering_clocks, wandering_mhz
 from heartvit_edge.bench.energy_figures import achieved_rate_hz, energy_figures, energy_ratio, largest_gap_s
 from heartvit_edge.bench.figures import Figure, latency_figures, ratio_figures
 from heartvit_edge.bench.floors import floors
@@ -89,11 +89,11 @@ def remarks(measurement: Measurement) -> list[str]:
         found += [f"energy: {note}" for note in trace.notes]
     if measurement.limits is not None:
         found.append(f"floor: the larger of reading the weights and of the arithmetic; {measurement.limits.source}")
-    for row in measurement.rows:
-        if causes := throttle_causes(measurement, row):
-            found.append(f"{_label(row)} was slowed down: {'; '.join(causes)}")
-        if clocks := wandering_clocks(measurement, row):
-            found.append(f"{_label(row)}: clocks are not locked: {'; '.join(clocks)}")
+    for causes, rows in throttled(measurement).items():
+        found.append(f"{', '.join(map(_label, rows))}: slowed down: {'; '.join(causes)}")
+    if clocks := wandering_mhz(measurement):
+        ends = ", ".join(f"{name} {low:.0f} to {high:.0f} MHz" for name, (low, high) in clocks.items())
+        found.append(f"clocks are not locked, and moved: {ends}")
     if any(len(row.trials) < 3 for row in measurement.rows):
         found.append("fewer than three trials: intervals between trials are wide or missing")
     return found

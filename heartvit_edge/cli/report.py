@@ -29,9 +29,9 @@ def report(
         typer.Option(
             min=0.001,
             metavar="MS",
-            help="Where runs differ in their power mode: mark the least energy whose 99th percentile of latency is "
-            "within this.",
-            show_default="mark the least energy-delay product",
+            help="Mark the least energy whose 99th percentile of latency is within this, over all budgets and power "
+            "modes.",
+            show_default="over several power modes, the least energy-delay product",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that exist.")] = False,

@@ -136,6 +136,22 @@ COLUMNS = (
         "Time of the measuring loop between two calls, which no latency contains",
         on_page=False,
     ),
+    Column(
+        "weights_floor_ms",
+        "Latency",
+        "Weights floor",
+        "ms",
+        "Time to read the weights once at the machine's memory bandwidth",
+        on_page=False,
+    ),
+    Column(
+        "arithmetic_floor_ms",
+        "Latency",
+        "Arithmetic floor",
+        "ms",
+        "Time of the multiply-accumulates at the machine's peak",
+        on_page=False,
+    ),
     Column("waiting_ms", "Latency", "Waiting", "ms", "Mean time that a request waited for its call", on_page=False),
     Column("mj_per_inference", "Energy", "Energy", "mJ/inf", "Gross energy of one inference; idle is not subtracted"),
     Column(

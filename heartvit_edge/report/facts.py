@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from heartvit_edge.bench.energy_figures import achieved_rate_hz
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.model import ImageSetRef
@@ -73,10 +75,14 @@ def environment(run: Run) -> dict[str, str | None]:
     return found
 
 
-def commands(run: Run) -> tuple[str, ...]:
-    """Return the commands that made the run's files."""
-    stored = (run.measurement, run.evaluation)
-    return tuple(one.command for one in stored if one is not None)
+def commands(runs: Sequence[Run]) -> dict[str, list[str]]:
+    """Map each command that made files of these runs to the labels of those that it made."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        for stored in (run.measurement, run.evaluation):
+            if stored is not None:
+                found.setdefault(stored.command, []).append(run.label)
+    return found
 
 
 def _energy(run: Run) -> str:

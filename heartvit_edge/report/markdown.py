@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from heartvit_edge.report.columns import PAGE_COLUMNS
 from heartvit_edge.report.facts import commands, environment, headline
 from heartvit_edge.report.figure_cells import Table
+from heartvit_edge.report.floors_table import floors_table
 from heartvit_edge.report.formats import DASH, interval_text, value_text
 from heartvit_edge.report.notes import footnotes, grouped, reasons, relation, row_title, under, warnings
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
-from heartvit_edge.report.tables_of_runs import comparison_table, modes_table
+from heartvit_edge.report.tables_of_power import energy_table, rails_table, state_table
+from heartvit_edge.report.tables_of_runs import BEST_HEADING, comparison_table, differences_table, modes_table
 
 _SPECIAL = str.maketrans({char: f"\\{char}" for char in "\\`*_[]#|"} | {"<": "&lt;", "&": "&amp;", "\n": " "})
 
@@ -32,18 +34,31 @@ def markdown_text(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: fl
     lines += [f"- {_plain(warning)}" for warning in warnings(runs)]
     for heading, table in (
         ("Runs compared", comparison_table(runs)),
-        ("Power modes", modes_table(runs, rows, latency_limit_ms)),
+        ("What differs between runs", differences_table(runs)),
+        (BEST_HEADING, modes_table(runs, rows, latency_limit_ms)),
+        ("Floors", floors_table(runs)),
+        *_of_each_run(runs),
     ):
         if table is not None:
-            lines += ["", f"## {heading}", "", *_of_runs(table), "", _plain(table.note)]
+            lines += ["", f"## {heading}", "", *_of_runs(table), *(["", _plain(table.note)] if table.note else [])]
     lines += ["", "## Environment", ""]
     for run in runs:
         lines += [f"### {_plain(run.label)}", ""]
         lines += [f"- {name}: {DASH if value is None else _plain(value)}" for name, value in environment(run).items()]
         lines.append("")
     lines += ["## Commands", ""]
-    lines += [f"    {' '.join(command.splitlines())}" for run in runs for command in commands(run)]
+    lines += [f"    {' '.join(command.splitlines())}" for command in commands(runs)]
     return "\n".join(lines) + "\n"
+
+
+def _of_each_run(runs: Sequence[Run]) -> Iterator[tuple[str, Table | None]]:
+    """Give heading and table of energy, rails and the machine's state of each run."""
+    for run in runs:
+        if run.measurement is not None:
+            of_run = f" of {_plain(run.label)}" if len(runs) > 1 else ""
+            yield f"Energy and power{of_run}", energy_table(run.measurement)
+            yield f"Energy by rail{of_run}", rails_table(run.measurement)
+            yield f"State of the machine{of_run}", state_table(run.measurement)
 
 
 def _plain(text: str) -> str:

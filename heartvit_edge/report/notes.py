@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from heartvit_edge.bench.board_figures import throttle_causes, wandering_clocks
+from heartvit_edge.bench.board_figures import throttled, wandering_mhz
 from heartvit_edge.bench.figures import Figure
 from heartvit_edge.report.columns import Column
 from heartvit_edge.report.rows import Row
@@ -101,13 +101,13 @@ def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
 
 def _of_the_board(label: str, measurement: Measurement) -> list[str]:
     """Return what the machine did that its figures do not stand for."""
-    found = []
-    for row in measurement.rows:
-        what = f"{label}: {row.entry} at batch size {row.batch_size}"
-        if causes := throttle_causes(measurement, row):
-            found.append(f"{what} was slowed down: {'; '.join(causes)}.")
-        if clocks := [clock for clock in wandering_clocks(measurement, row) if clock.startswith("GPU")]:
-            found.append(f"{what}: the clock is not locked: {'; '.join(clocks)}.")
+    found = [
+        f"{label}: {', '.join(f'{row.entry} at batch size {row.batch_size}' for row in rows)}: slowed down: "
+        f"{'; '.join(causes)}."
+        for causes, rows in throttled(measurement).items()
+    ]
+    if ends := wandering_mhz(measurement).get("GPU"):
+        found.append(f"{label}: the GPU's clock is not locked, and moved from {ends[0]:.0f} to {ends[1]:.0f} MHz.")
     if any(len(row.trials) < MIN_TRIALS for row in measurement.rows):
         found.append(f"{label}: fewer than {MIN_TRIALS} trials: intervals between trials are wide or missing.")
     return found

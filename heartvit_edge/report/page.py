@@ -27,7 +27,7 @@ from heartvit_edge.report.table import plain_table, summary_table
 LINKS = {
     "summary": "Summary",
     "comparison": "Runs compared",
-    "modes": "Power modes",
+    "modes": "Best budget",
     "trade-off": "Trade-off",
     "latency": "Latency",
     "patches": "Patches",
@@ -121,9 +121,11 @@ def _environment(runs: Sequence[Run]) -> Markup:
 
 
 def _commands(runs: Sequence[Run]) -> Markup:
-    blocks = [
-        element("pre", element("code", escaped(command)), tabindex="0") for run in runs for command in commands(run)
-    ]
+    blocks = []
+    for command, labels in commands(runs).items():
+        if len(runs) > 1:
+            blocks.append(element("h3", escaped(", ".join(labels)), class_="run-name"))
+        blocks.append(element("pre", element("code", escaped(command)), tabindex="0"))
     intro = "These commands make the stored files again; a click selects the whole line."
     return section("commands", "Commands", *blocks, intro=intro)
 

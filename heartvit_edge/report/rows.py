@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heartvit_edge.bench.accuracy_figures import accuracy_figures
 from heartvit_edge.bench.energy_figures import energy_figures, energy_ratio, inverse
 from heartvit_edge.bench.figures import DENSE, Figure, latency_figures, ratio_figures
+from heartvit_edge.bench.floors import floors
 from heartvit_edge.bench.statistics import wilson
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.evaluation import Evaluation
@@ -30,7 +31,18 @@ PLAN_KEYS = (
 )
 ANSWER_KEYS = ("kl_nats", "agreement", "top1", "mcnemar_p", "top5")
 LOSS_KEYS = ("predicted_loss_nats", "held_out_nats", "held_out_agreement", "nats_per_percent")
-LATENCY_KEYS = ("p50_ms", "p90_ms", "p99_ms", "mean_ms", "speed_up", "images_per_s", "host_overhead_us", "waiting_ms")
+LATENCY_KEYS = (
+    "p50_ms",
+    "p90_ms",
+    "p99_ms",
+    "mean_ms",
+    "speed_up",
+    "images_per_s",
+    "host_overhead_us",
+    "waiting_ms",
+    "weights_floor_ms",
+    "arithmetic_floor_ms",
+)
 ENERGY_KEYS = (
     "mj_per_inference",
     "net_mj_per_inference",
@@ -42,6 +54,8 @@ ENERGY_KEYS = (
     "peak_mw",
     "idle_mw",
 )
+
+NO_LIMIT = "not known of this machine or plan: bench takes --bandwidth and --peak"
 
 NO_TABLE = "the plan was made without a device table"
 
@@ -198,7 +212,10 @@ def _answer_figures(evaluation: Evaluation | None, entry: str) -> dict[str, Figu
 
 def _measured_figures(measurement: Measurement, row: EntryMeasurement) -> dict[str, Figure]:
     latency, energy = latency_figures(row), energy_figures(measurement, row)
+    floor = floors(measurement, row)
     return {
+        "weights_floor_ms": _given(floor.weights_ms, NO_LIMIT),
+        "arithmetic_floor_ms": _given(floor.arithmetic_ms, NO_LIMIT),
         "p50_ms": latency.p50_ms,
         "p90_ms": latency.p90_ms,
         "p99_ms": latency.p99_ms,

@@ -9,7 +9,7 @@ from heartvit_edge.report.markup import Markup
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.report.table import noted_table
-from heartvit_edge.report.tables_of_runs import comparison_table, differences_table, modes_table
+from heartvit_edge.report.tables_of_runs import BEST_HEADING, comparison_table, differences_table, modes_table
 
 
 def comparison(runs: Sequence[Run]) -> Markup | None:
@@ -26,6 +26,6 @@ def comparison(runs: Sequence[Run]) -> Markup | None:
 
 
 def power_modes(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None) -> Markup | None:
-    """Return entries by power mode with the best marked; None where all ran in one mode."""
+    """Return entries by power mode with the best marked; None where there is nothing to choose by."""
     found = modes_table(runs, rows, latency_limit_ms)
-    return section("modes", "Power modes", *noted_table(found, "Power modes")) if found else None
+    return section("modes", BEST_HEADING, *noted_table(found, BEST_HEADING)) if found else None

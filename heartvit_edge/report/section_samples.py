@@ -19,13 +19,33 @@ LEGEND = (
 
 
 def samples(runs: Sequence[Run], styles: dict[tuple[str, str], Series]) -> Markup:
-    """Return the maps of every run that was evaluated; of several, each under its label."""
+    """Return the maps of every run that was evaluated; of several, each under its label.
+
+    Runs that share an evaluation, as those of several power modes do, share its maps.
+    """
+    alike: list[list[Run]] = []
+    for run in runs:
+        same = next((group for group in alike if _shows_the_same(group[0], run)), None)
+        if same is None:
+            alike.append([run])
+        else:
+            same.append(run)
     parts = []
-    for index, run in enumerate(runs):
+    for index, group in enumerate(alike):
         if len(runs) > 1:
-            parts.append(element("h3", escaped(run.label), class_="run-name"))
-        parts += _of_run(run, styles, f"r{index}")
+            parts.append(element("h3", escaped(", ".join(run.label for run in group)), class_="run-name"))
+        parts += _of_run(group[0], styles, f"r{index}")
     return section("patches", HEADING, *parts, intro=LEGEND)
+
+
+def _shows_the_same(one: Run, other: Run) -> bool:
+    if one.evaluation is None or other.evaluation is None or (one.pack is None) != (other.pack is None):
+        return False
+    return _shown(one.evaluation) == _shown(other.evaluation)
+
+
+def _shown(evaluation: Evaluation) -> tuple[object, ...]:
+    return evaluation.samples, evaluation.classes, [answers.entry for answers in evaluation.entries]
 
 
 def _of_run(run: Run, styles: dict[tuple[str, str], Series], prefix: str) -> list[Markup]:

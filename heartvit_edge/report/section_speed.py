@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from heartvit_edge.bench.figures import calls_of, latency_figures
-from heartvit_edge.bench.floors import floors
+from heartvit_edge.bench.figures import calls_of
 from heartvit_edge.report.columns import COLUMNS, Column
-from heartvit_edge.report.formats import with_unit
+from heartvit_edge.report.floors_table import floors_table
 from heartvit_edge.report.layout import cards, figure, missing, scrolled, section
 from heartvit_edge.report.markup import Markup
 from heartvit_edge.report.palette import Series, legend
@@ -17,7 +16,7 @@ from heartvit_edge.report.runs import Run
 from heartvit_edge.report.svg_ecdf import ecdf_plot, pooled_ms
 from heartvit_edge.report.svg_pareto import pareto_plot
 from heartvit_edge.report.svg_timeline import timeline_plot
-from heartvit_edge.report.table import plain_table
+from heartvit_edge.report.table import noted_table
 
 COLUMN = {column.key: column for column in COLUMNS}
 COSTS = {
@@ -76,7 +75,9 @@ def latency(runs: Sequence[Run], rows: Sequence[Row], styles: dict[tuple[str, st
         return section("latency", "Latency distribution", nothing)
     intro = "The share of inferences that took no longer than a given time; a curve further left is faster."
     lines = [_timeline(run, batch_size, styles, len(runs)) for run in runs for batch_size in _sizes_of(run)]
-    return section("latency", "Latency distribution", cards(*figures), *lines, *_floors(runs), intro=intro)
+    found = floors_table(runs)
+    least = noted_table(found, "Floors") if found else []
+    return section("latency", "Latency distribution", cards(*figures), *lines, *least, intro=intro)
 
 
 def _sizes_of(run: Run) -> list[int]:
@@ -93,24 +94,6 @@ def _timeline(run: Run, batch_size: int, styles: dict[tuple[str, str], Series], 
     plot = scrolled(timeline_plot(trials, batch_size), title)
     note = "The median of neighbouring calls, in a band from the fastest of them to the 95th percentile."
     return figure(title, legend(drawn.values(), "line"), plot, note=note)
-
-
-def _floors(runs: Sequence[Run]) -> list[Markup]:
-    """Return the least time that each machine allows beside the median that was measured; none without limits."""
-    lines = []
-    for run in runs:
-        measurement = run.measurement
-        if measurement is None or measurement.limits is None:
-            continue
-        for row in measurement.rows:
-            least, p50_ms = floors(measurement, row), latency_figures(row).p50_ms
-            cells = [None if ms is None else f"{ms:.3g} ms" for ms in (least.weights_ms, least.arithmetic_ms)]
-            what = f"{row.entry}, batch size {row.batch_size}"
-            label = [run.label] if len(runs) > 1 else []
-            lines.append([what, *label, *cells, with_unit(p50_ms, "ms"), measurement.limits.source])
-    names = ("To read the weights once", "For the arithmetic", "Measured median", "Limits from")
-    headings = ("Floor", *(["Run"] if len(runs) > 1 else []), *names)
-    return [plain_table(headings, lines, "Floors")] if lines else []
 
 
 def batch_sizes(rows: Sequence[Row]) -> list[int]:

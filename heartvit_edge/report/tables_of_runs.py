@@ -14,6 +14,8 @@ from heartvit_edge.report.runs import Run
 ALWAYS = ("Measured at (UTC)", "Power readings")
 """Facts that always differ between runs and say nothing."""
 
+BEST_HEADING = "Best budget and power mode"
+
 BEST, BEST_MODE = "★", "☆"
 
 QUALITY = {"top1": "Top-1", "agreement": "Agreement"}
@@ -51,25 +53,30 @@ def differences_table(runs: Sequence[Run]) -> Table | None:
 
 
 def modes_table(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: float | None) -> Table | None:
-    """Return quality, latency, energy and energy-delay product by entry and power mode; None without several modes.
+    """Return quality, latency, energy and energy-delay product by entry and power mode.
 
     At each batch size one line is marked as the best: the least energy of those whose 99th percentile of latency is
     within the limit, or without a limit the least energy-delay product. For each other entry its best mode is marked.
+    None where all ran in one mode and no limit says what to choose by.
     """
     modes = {run.label: run.measurement.machine.power_mode for run in runs if run.measurement}
-    if len(set(modes.values()) - {None}) < 2:
+    several = len(set(modes.values()) - {None}) > 1
+    if not several and latency_limit_ms is None:
         return None
-    kept = [row for row in rows if row.batch_size is not None and modes.get(row.run)]
+    kept = [row for row in rows if row.batch_size is not None and row.run in modes and (modes[row.run] or not several)]
+    if not kept:
+        return None
     quality = [key for key in QUALITY if any(row.figures[key].value is not None for row in kept)][:1]
-    marks, best = _marks(kept, modes, latency_limit_ms)
+    marks, best = _marks(kept, modes, latency_limit_ms, several=several)
+    told_apart = len(set(modes.values())) == len(modes)
     groups = dict.fromkeys((row.entry, row.batch_size) for row in kept)
     lines: list[list[Cell]] = []
     for row in (row for group in groups for row in kept if (row.entry, row.batch_size) == group):
         figures = row.figures
         lines.append(
             [
-                f"{row.entry}, batch size {row.batch_size}",
-                f"{modes[row.run]} {marks.get(id(row), '')}".rstrip(),
+                f"{row.entry}, batch size {row.batch_size}" + ("" if told_apart else f", {row.run}"),
+                f"{modes[row.run] or DASH} {marks.get(id(row), '')}".rstrip(),
                 *((figures[key], SHARE) for key in quality),
                 (figures["p50_ms"], "ms"),
                 (figures["p99_ms"], "ms"),
@@ -79,11 +86,11 @@ def modes_table(runs: Sequence[Run], rows: Sequence[Row], latency_limit_ms: floa
         )
     names = ("Median latency", "p99 latency", "Energy an inference", "Energy-delay product")
     headings = ("Entry", "Power mode", *(QUALITY[key] for key in quality), *names)
-    return figure_table(headings, lines, _choice(best, latency_limit_ms))
+    return figure_table(headings, lines, _choice(kept, best, latency_limit_ms, several=several))
 
 
 def _marks(
-    rows: Sequence[Row], modes: Mapping[str, str | None], limit_ms: float | None
+    rows: Sequence[Row], modes: Mapping[str, str | None], limit_ms: float | None, *, several: bool
 ) -> tuple[dict[int, str], list[str]]:
     """Return the mark of each row that has one, by its identity, and the best of each batch size in words."""
     marks: dict[int, str] = {}
@@ -91,11 +98,12 @@ def _marks(
     for batch_size in dict.fromkeys(row.batch_size for row in rows):
         of_size = [row for row in rows if row.batch_size == batch_size]
         for entry in dict.fromkeys(row.entry for row in of_size):
-            if found := _best([row for row in of_size if row.entry == entry], limit_ms):
+            if several and (found := _best([row for row in of_size if row.entry == entry], limit_ms)):
                 marks[id(found)] = BEST_MODE
         if found := _best(of_size, limit_ms):
             marks[id(found)] = BEST
-            words.append(f"{found.entry} in {modes[found.run]} at batch size {batch_size}")
+            mode = f" in {modes[found.run]}" if modes[found.run] else ""
+            words.append(f"{found.entry}{mode} at batch size {batch_size}")
     return marks, words
 
 
@@ -113,15 +121,18 @@ def _within(row: Row, limit_ms: float | None) -> bool:
     return p99_ms is not None and p99_ms <= limit_ms
 
 
-def _choice(best: Sequence[str], limit_ms: float | None) -> str:
+def _choice(rows: Sequence[Row], best: Sequence[str], limit_ms: float | None, *, several: bool) -> str:
     rule = (
         "the least energy-delay product; report --latency-limit MS marks the least energy within a limit"
         if limit_ms is None
         else f"the least energy with a 99th percentile of latency of at most {limit_ms:g} ms"
     )
-    if not best:
-        return f"Marked would be {rule}: nothing meets it, or there is no energy."
-    return (
-        f"{BEST} marks {rule}: {'; '.join(best)}. {BEST_MODE} marks the best mode of each other entry. "
-        "Neither looks at accuracy."
-    )
+    if best:
+        others = f" {BEST_MODE} marks the best mode of each other entry." if several else ""
+        looks = "Neither looks" if several else "It does not look"
+        return f"{BEST} marks {rule}: {'; '.join(best)}.{others} {looks} at accuracy."
+    if not any(row.figures["mj_per_inference"].value is not None for row in rows):
+        return f"Marked would be {rule}: no energy was measured."
+    lacks = [row for row in rows if row.figures["p99_ms"].value is None]
+    why = "no entry meets it" if not lacks else "no entry is known to meet it, and some have no 99th percentile"
+    return f"Marked would be {rule}: {why}."

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 from fakes.measurements import make_measurement, make_row, make_trial
 
-from heartvit_edge.bench.board_figures import clocks_mhz, hottest_c, throttle_causes, wandering_clocks
+from heartvit_edge.bench.board_figures import (
+    clocks_mhz,
+    hottest_c,
+    throttle_causes,
+    throttled,
+    wandering_clocks,
+    wandering_mhz,
+)
 from heartvit_edge.spec.board import BoardTrace
 
 TIMES_S = tuple(0.5 * tick for tick in range(21))  # to 10 s
@@ -49,6 +56,32 @@ def test_a_clock_that_is_not_locked_and_moves_is_told_as_such(tmp_path):
     assert throttle_causes(measurement, row) == ()
 
 
+def test_a_power_mode_that_changed_since_the_run_began_is_told(tmp_path):
+    modes = ("30W",) * 8 + ("15W",) * 13
+    assert throttle_causes(*measured(tmp_path, power_mode=modes)) == ("power mode changed from 30W to 15W",)
+    assert throttle_causes(*measured(tmp_path, power_mode=("30W",) * 12 + ("15W",) * 9)) == ()
+
+
+def test_rows_that_the_same_slowed_down_are_told_together(tmp_path):
+    measurement, row = measured(tmp_path, throttle_states={"gpu-throttle-alert": at(2, 8, 14)})
+    other = make_row("macs-0.5", [make_trial(6.0, [20.0] * 100)])
+    whole = make_row("late", [make_trial(9.0, [10.0] * 50)])
+    measurement = measurement.model_copy(update={"rows": (row, other, whole)})
+    assert throttled(measurement) == {("gpu-throttle-alert",): [row, other]}
+
+
+def test_clocks_that_wander_are_told_once_over_all_rows_and_those_of_the_cores_as_one(tmp_path):
+    clocks = {
+        "GPU": at(900.0, 9, otherwise=1300.0),
+        "CPU 0": at(700.0, 8, otherwise=2200.0),
+        "CPU 1": at(800.0, 8, otherwise=2000.0),
+        "memory": at(3199.0, *range(21)),
+    }
+    measurement, _ = measured(tmp_path, clocks_mhz=clocks)
+    assert wandering_mhz(measurement) == {"GPU": (900.0, 1300.0), "CPU": (700.0, 2200.0)}
+    assert wandering_mhz(measured(tmp_path, clocks_mhz=clocks, locked_mhz={"GPU": 1300.0})[0]).keys() == {"CPU"}
+
+
 def test_the_hottest_sensor_in_the_window_counts(tmp_path):
     temperatures = {"gpu": at(80.0, 9, otherwise=50.0), "off": (None,) * 21, "cpu": at(99.0, 1, otherwise=60.0)}
     assert hottest_c(*measured(tmp_path, temperatures_c=temperatures)) == 80.0
@@ -58,6 +91,7 @@ def test_nothing_is_claimed_without_a_trace(tmp_path):
     measurement, row = measured(tmp_path)
     without = measurement.model_copy(update={"board": None})
     assert (throttle_causes(without, row), wandering_clocks(without, row), hottest_c(without, row)) == ((), (), None)
+    assert (throttled(without), wandering_mhz(without)) == ({}, {})
     assert hottest_c(measurement, row) is None
 
 

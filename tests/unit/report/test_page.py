@@ -193,5 +193,16 @@ def test_a_pack_that_two_runs_share_is_drawn_once():
     assert text.count("Tokens per block</h3>") == 1
 
 
+def test_maps_and_commands_that_two_runs_share_are_shown_once_under_both_labels():
+    evaluation = make_evaluation()
+    runs = [_run(label, make_measurement(), evaluation) for label in ("MAXN", "15W")]
+    text = Reader(_page(*runs)).text
+    assert text.count("Image 7, label: square") == 1
+    assert text.count("heartvit-edge evaluate pack --data shapes.npz") == 1
+    assert text.count("MAXN, 15W") == 3  # over the maps and over each of the two commands
+    other = make_evaluation(classes=("disc", "box", "wedge"))
+    assert Reader(_page(runs[0], _run("15W", make_measurement(), other))).text.count("Image 7, label") == 2
+
+
 def test_the_same_runs_give_the_same_page():
     assert _page(FULL) == _page(FULL)

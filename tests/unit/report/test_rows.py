@@ -15,6 +15,8 @@ from heartvit_edge.report.columns import COLUMNS, PAGE_COLUMNS
 from heartvit_edge.report.notes import footnotes, grouped, numbered, reasons, relation, under, warnings
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.board import BoardTrace
+from heartvit_edge.spec.measurement import MachineLimits
 from heartvit_edge.spec.plan import PlanCheck
 
 COLUMN = {column.key: column for column in COLUMNS}
@@ -236,3 +238,31 @@ def test_a_plan_with_many_sites_shows_its_first_and_last_token_count():
     deeper = pack.model_copy(update={"shape": shape, "entries": tuple(entries)})
     row = rows_of([_run(make_measurement(pack=deeper))])[1]
     assert row.details["tokens_share"] == "17→…→7"
+
+
+def test_what_the_board_did_is_told_once_for_all_rows_that_it_touched():
+    measurement = make_measurement(batch_sizes=(1, 8), power=True)
+    end_s = max(trial.end_s for row in measurement.rows for trial in row.trials)
+    times_s = tuple(0.5 * tick for tick in range(int(2 * end_s) + 2))
+    board = BoardTrace(
+        times_s=times_s,
+        clocks_mhz={"GPU": tuple(600.0 + 318.0 * (tick % 2) for tick, _ in enumerate(times_s))},
+        throttle_states={"hot-surface-alert": (1,) * len(times_s)},
+    )
+    told = warnings([_run(measurement.model_copy(update={"board": board}))])
+    assert [text for text in told if "hot-surface-alert" in text] == [
+        "run: dense at batch size 1, macs-0.5 at batch size 1, dense at batch size 8, macs-0.5 at batch size 8: "
+        "slowed down: hot-surface-alert."
+    ]
+    assert [text for text in told if "GPU" in text] == [
+        "run: the GPU's clock is not locked, and moved from 600 to 918 MHz."
+    ]
+
+
+def test_floors_are_figures_with_the_option_that_gives_them_where_they_are_not_known():
+    measurement = make_measurement()
+    (row, *_) = rows_of([_run(measurement)])
+    assert "--bandwidth and --peak" in row.figures["arithmetic_floor_ms"].reason
+    limits = MachineLimits(bandwidth_gb_s=None, peak_tmac_s=0.001, source="a test")
+    (row, *_) = rows_of([_run(measurement.model_copy(update={"limits": limits}))])
+    assert row.figures["arithmetic_floor_ms"].value == pytest.approx(40_000 / 1e6)  # 40,000 MACs at 10^9 a second

@@ -14,6 +14,7 @@ from heartvit_edge.report.formats import value_text
 from heartvit_edge.report.markdown import markdown_text
 from heartvit_edge.report.rows import rows_of
 from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.measurement import MachineLimits
 
 
 def _runs(label="run", **options):
@@ -46,7 +47,8 @@ def _cells(line):
 def test_the_markdown_table_shows_every_figure_of_the_page():
     runs = _runs(power=True)
     rows = rows_of(runs)
-    lines = [_cells(line) for line in markdown_text(runs, rows).splitlines() if line.startswith(("| dense", "| macs"))]
+    summary = markdown_text(runs, rows).split("## Energy and power")[0]
+    lines = [_cells(line) for line in summary.splitlines() if line.startswith(("| dense", "| macs"))]
     assert len(lines) == 4
     for line, row in zip(lines, rows, strict=True):
         assert line[0] == row.entry
@@ -76,6 +78,17 @@ def test_the_markdown_file_has_the_commands_and_the_environment():
     assert "    heartvit-edge evaluate pack --data shapes.npz --out run\n" in text
     assert "- python version: 3.11\n" in text
     assert "- GPU: —\n" in text
+
+
+def test_the_markdown_file_has_energy_by_rail_and_floors_of_each_run():
+    limits = MachineLimits(bandwidth_gb_s=None, peak_tmac_s=0.001, source="a data sheet")
+    measurement = make_measurement(power=True).model_copy(update={"limits": limits})
+    runs = [Run(label, measurement, None, measurement.pack) for label in ("a", "b")]
+    lines = markdown_text(runs, rows_of(runs)).splitlines()
+    assert "## Energy and power of b" in lines
+    assert "| Energy of one inference by rail | GPU | CPU |" in lines
+    assert any(line.startswith("| dense, batch size 1 | a | — | 0.04 ms | ") for line in lines)
+    assert "No engine can be faster than either floor. Limits: a data sheet." in lines
 
 
 def test_both_files_say_what_an_entry_is_compared_with():

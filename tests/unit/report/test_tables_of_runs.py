@@ -117,6 +117,26 @@ def test_runs_in_one_mode_have_no_table_of_modes():
     assert modes_table(runs, rows_of(runs), None) is None
 
 
+def test_under_a_limit_the_best_budget_of_one_mode_is_marked_and_each_line_tells_its_run():
+    runs = [run("a", "MAXN", power=True), run("b", "MAXN", power=True)]
+    table = modes_table(runs, rows_of(runs), 10.0)
+    assert [line[0] for line in table.lines][:2] == ["dense, batch size 1, a", "dense, batch size 1, b"]
+    assert sum("★" in line[1] for line in table.lines) == 1
+    assert not any("☆" in line[1] for line in table.lines)
+    assert "macs-0.5 in MAXN at batch size 1. It does not look at accuracy." in table.note
+
+
+def test_a_machine_without_modes_has_its_best_budget_under_a_limit_too():
+    runs = [run("a", None, power=True)]
+    table = modes_table(runs, rows_of(runs), 10.0)
+    assert {line[1] for line in table.lines} == {"—", "— ★"}
+
+
+def test_the_note_says_what_is_missing_where_nothing_is_marked():
+    runs = [run("a", "MAXN")]
+    assert modes_table(runs, rows_of(runs), 10.0).note.count(": no energy was measured.") == 1
+
+
 def test_quality_stands_beside_modes_where_there_is_any():
     runs = [run(label, mode, power=True, evaluation=make_evaluation()) for label, mode in MODES]
     table = modes_table(runs, rows_of(runs), None)
@@ -131,7 +151,7 @@ def test_page_and_markdown_carry_both_tables():
     assert 'id="comparison"' in html
     assert 'id="modes"' in html
     assert '<a href="#modes">' in html
-    for heading in ("## Runs compared", "## Power modes"):
+    for heading in ("## Runs compared", "## What differs between runs", "## Best budget and power mode"):
         assert heading in markdown
     assert "at most 4 ms" in html
     assert "at most 4 ms" in markdown
