@@ -221,12 +221,13 @@ def _keep(measurement: Measurement, target: Path, *, json: bool, force: bool) ->
     stored, failure = target, None
     try:
         measurement.write(target, force=force)
-    except (OSError, InputError) as err:
-        reason = f"{target} cannot be written: {getattr(err, 'strerror', None) or err}"
+    except (OSError, InputError, MachineError) as err:
+        words = f"{getattr(err, 'strerror', None) or err}"
+        reason = words if words.startswith(str(target)) else f"{target} cannot be written: {words}"
         stored = _spare(target)
         try:
             measurement.write(stored, force=False)
-        except (OSError, InputError):
+        except (OSError, InputError, MachineError):
             typer.echo(measurement.to_json())
             return MachineError(
                 f"{reason}; the measurement itself is printed", hint="make room, and save what is above"

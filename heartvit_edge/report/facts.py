@@ -27,7 +27,7 @@ def headline(run: Run) -> dict[str, str]:
         found["Machine"] = machine.board or machine.gpu or f"{machine.cpu}, {machine.num_cpus} CPUs"
         found["Backend"] = f"{run.measurement.backend}, {run.measurement.precision}"
         found["Power mode"] = machine.power_mode or "none: this machine has no nvpmodel"
-        found["Energy"] = _energy(run)
+        found["Energy"] = _energy(run) if run.measurement.power else _cause(run.measurement.no_power_reason or "")
     elif run.evaluation:
         found["Backend"] = f"{run.evaluation.backend}, {run.evaluation.precision}"
         found["Machine"] = "none: the run has no measurement.json"
@@ -93,6 +93,11 @@ def _energy(run: Run) -> str:
     rate = achieved_rate_hz(trace)
     achieved = f", {rate:.3g} readings a second" if rate else ""
     return f"{trace.source}{achieved}"
+
+
+def _cause(reason: str) -> str:
+    """Return why there is no energy, in few words; the section on power has all of them."""
+    return f"none: {reason.split(': ')[0]}"
 
 
 def _images(run: Run) -> str:

@@ -121,10 +121,11 @@ def _environment(runs: Sequence[Run]) -> Markup:
 
 
 def _commands(runs: Sequence[Run]) -> Markup:
-    blocks = []
+    blocks, former = [], None
     for command, labels in commands(runs).items():
-        if len(runs) > 1:
+        if len(runs) > 1 and labels != former:
             blocks.append(element("h3", escaped(", ".join(labels)), class_="run-name"))
+        former = labels
         blocks.append(element("pre", element("code", escaped(command)), tabindex="0"))
     intro = "These commands make the stored files again; a click selects the whole line."
     return section("commands", "Commands", *blocks, intro=intro)

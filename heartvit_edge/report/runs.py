@@ -55,6 +55,8 @@ def read_runs(folders: Sequence[Path]) -> tuple[Run, ...]:
 
 
 def _read(folder: Path, label: str) -> Run:
+    if folder.name in (MEASUREMENT, EVALUATION) and folder.is_file():
+        raise InputError(f"{folder} is a file, expected the folder that holds it", hint=f"name {folder.parent}")
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder", hint="make one with: heartvit-edge bench PACK --out RUN")
     measured, evaluated = folder / MEASUREMENT, folder / EVALUATION

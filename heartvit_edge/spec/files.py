@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -10,7 +11,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from heartvit_edge.errors import CheckError, InputError
+from heartvit_edge.errors import CheckError, InputError, MachineError
+
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says where a disk, or a user's share of it, is full."""
 
 
 def sha256_bytes(*chunks: bytes) -> str:
@@ -65,6 +69,7 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
 
     Raises:
         InputError: If ``path`` exists and ``force`` is not set, it is a folder, or its folder cannot be written.
+        MachineError: If the disk is full.
     """
     refuse_existing(path, force=force)
     if path.is_dir():
@@ -81,6 +86,8 @@ def new_file(path: Path, *, force: bool) -> Iterator[Path]:
         temporary.chmod(0o644)
         refuse_existing(path, force=force)  # another may have written it meanwhile
         temporary.replace(path)
+    except OSError as err:
+        raise _told(err, path) from err
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -92,6 +99,7 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         InputError: If ``path`` exists and ``force`` is not set, its parent cannot be written, or what is at ``path``
             cannot be moved (the working folder, a mount).
+        MachineError: If the disk is full.
     """
     refuse_existing(path, force=force)
     try:
@@ -107,9 +115,11 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
         if os.path.lexists(path):
             _move_away(path, former)
         temporary.rename(path)
-    except BaseException:
+    except BaseException as err:
         if os.path.lexists(former) and not os.path.lexists(path):
             former.rename(path)
+        if isinstance(err, OSError):
+            raise _told(err, path) from err
         raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -117,6 +127,13 @@ def new_folder(path: Path, *, force: bool) -> Iterator[Path]:
             shutil.rmtree(former, ignore_errors=True)
         else:
             former.unlink(missing_ok=True)
+
+
+def _told(err: OSError, path: Path) -> Exception:
+    """Return what to raise in place of an error of the system: a full disk is no fault of ours."""
+    if err.errno not in FULL:
+        return err
+    return MachineError(f"{path} cannot be written: {err.strerror}", hint=f"make room: df -h {path.parent}")
 
 
 def _move_away(path: Path, to: Path) -> None:

@@ -176,6 +176,15 @@ def test_energy_plots_and_power_trace_are_there_only_with_power():
     assert f"No power trace: {NO_POWER}." in without
 
 
+def test_the_head_says_in_few_words_why_there_is_no_energy_and_the_power_section_in_all():
+    reason = "no power source was found: ina3221: there is none; jtop: the same"
+    measurement = make_measurement().model_copy(update={"no_power_reason": reason})
+    head, _, rest = Reader(_page(_run(measurement=measurement))).text.partition("Summary")
+    assert "none: no power source was found" in head
+    assert "ina3221" not in head
+    assert f"No power trace: {reason}." in rest
+
+
 def test_quality_is_agreement_where_no_image_is_labelled():
     text = _page(_run(measurement=make_measurement(), evaluation=make_evaluation(labelled=False)))
     assert "Agreement against median latency, batch size 1" in text
@@ -199,7 +208,7 @@ def test_maps_and_commands_that_two_runs_share_are_shown_once_under_both_labels(
     text = Reader(_page(*runs)).text
     assert text.count("Image 7, label: square") == 1
     assert text.count("heartvit-edge evaluate pack --data shapes.npz") == 1
-    assert text.count("MAXN, 15W") == 3  # over the maps and over each of the two commands
+    assert text.count("MAXN, 15W") == 2  # over the maps, and over the commands
     other = make_evaluation(classes=("disc", "box", "wedge"))
     assert Reader(_page(runs[0], _run("15W", make_measurement(), other))).text.count("Image 7, label") == 2
 

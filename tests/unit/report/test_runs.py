@@ -96,3 +96,10 @@ def test_a_file_that_is_not_json_is_named(tmp_path):
     (tmp_path / "measurement.json").write_text("{")
     with pytest.raises(InputError, match=r"measurement\.json is not JSON"):
         read_runs([tmp_path])
+
+
+def test_a_file_of_a_run_is_refused_with_the_folder_to_name(tmp_path):
+    folder = write_run(tmp_path / "run", make_measurement())
+    with pytest.raises(InputError, match="is a file, expected the folder that holds it") as caught:
+        read_runs([folder / "measurement.json"])
+    assert caught.value.hint == f"name {folder}"

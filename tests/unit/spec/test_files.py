@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 
 import pytest
 
-from heartvit_edge.errors import CheckError, InputError
+from heartvit_edge.errors import CheckError, InputError, MachineError
 from heartvit_edge.spec import files
 from heartvit_edge.spec.files import check_sha256, new_file, new_folder, refuse_existing, sha256_bytes, sha256_file
 
@@ -221,6 +222,21 @@ def test_the_working_folder_cannot_be_replaced(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"cannot replace \.: "), new_folder(files.Path("."), force=True):
         pass
     assert _content(tmp_path) == {"one": "mine"}
+
+
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_a_disk_that_is_full_is_told_and_leaves_nothing(tmp_path, make):
+    with pytest.raises(MachineError, match="new cannot be written: No space left on device") as caught:
+        with make(tmp_path / "new", force=False):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.hint == f"make room: df -h {tmp_path}"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("make", [new_file, new_folder])
+def test_another_error_of_the_system_is_passed_on(tmp_path, make):
+    with pytest.raises(IsADirectoryError), make(tmp_path / "new", force=False) as temporary:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(temporary))
 
 
 @pytest.mark.parametrize("make", [new_file, new_folder])
