@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.claims import Claim, arguments, finish
-from benchmarks.jtop_daemon import orin_nx, why_not, write_orin
+from benchmarks.jtop_daemon import orin_board, why_not, write_orin
 from benchmarks.power_player import Player
 from heartvit_edge.power.energy import NoEnergyError, check_coverage, integrate_mj
 from heartvit_edge.power.ina3221 import Ina3221
@@ -111,7 +111,7 @@ def main() -> None:
         print(f"jtop is left out: {reason}", file=sys.stderr)
         details["jtop"] = reason
     for course in COURSES if reason is None else ():
-        with tempfile.TemporaryDirectory() as folder, orin_nx(Path(folder)) as orin:
+        with tempfile.TemporaryDirectory() as folder, orin_board(Path(folder)) as orin:
             orin.start()
             jtop = JtopSampler(clock, 0.1, "asked for", command=orin.client)
             measure("jtop", jtop, orin.currents[RAIL], course, 3.0)

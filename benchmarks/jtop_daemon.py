@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -127,16 +127,17 @@ def write(file: Path, text: object) -> None:
     file.write_text(f"{text}\n")
 
 
-def write_orin(sysfs: Path) -> dict[str, Path]:
-    """Write what the service reads of an Orin NX, and return the file of each rail's current."""
-    currents = write_ina3221(sysfs, NX_SENSORS)
-    driver = sysfs / "bus/i2c/drivers/ina3221/1-0040"
-    for number in (1, 2, 3):
-        write(driver / f"hwmon/hwmon3/curr{number}_max", 32760)
-        write(driver / f"hwmon/hwmon3/curr{number}_crit", 32760)
-    write(driver / "name", "ina3221")
+def write_orin(sysfs: Path, sensors: Mapping[str, Sequence[str]] = NX_SENSORS) -> dict[str, Path]:
+    """Write what the service reads of an Orin, by default an NX, and return the file of each rail's current."""
+    currents = write_ina3221(sysfs, sensors)
     (sysfs / "bus/i2c/devices").mkdir()
-    (sysfs / "bus/i2c/devices/1-0040").symlink_to("../drivers/ina3221/1-0040")
+    for address in sensors:
+        driver = sysfs / "bus/i2c/drivers/ina3221" / address
+        for number in (1, 2, 3):
+            write(driver / f"hwmon/hwmon3/curr{number}_max", 32760)
+            write(driver / f"hwmon/hwmon3/curr{number}_crit", 32760)
+        write(driver / "name", "ina3221")
+        (sysfs / "bus/i2c/devices" / address).symlink_to(f"../drivers/ina3221/{address}")
     lines = [f"cpu{n} 100 0 100 1000 0 0 0 0 0 0" for n in ("", 0, 1, 2, 3)]
     write(sysfs / "stat", "\n".join(lines))
     for cpu in range(4):
@@ -162,9 +163,9 @@ def write_orin(sysfs: Path) -> dict[str, Path]:
 
 
 @contextlib.contextmanager
-def orin_nx(folder: Path, mode: str = "30W") -> Iterator[Daemon]:
-    """Give an Orin NX whose service is not started yet."""
-    currents = write_orin(folder / "sys")
+def orin_board(folder: Path, sensors: Mapping[str, Sequence[str]] = NX_SENSORS, mode: str = "30W") -> Iterator[Daemon]:
+    """Give an Orin, by default an NX, whose service is not started yet."""
+    currents = write_orin(folder / "sys", sensors)
     (folder / "config").mkdir()
     (folder / "bin").mkdir()
     (folder / "mode").write_text(mode)

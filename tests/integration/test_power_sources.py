@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from fakes.tiny_engines import make_tiny_engines
 
-from benchmarks.jtop_daemon import orin_nx, why_not
+from benchmarks.jtop_daemon import orin_board, why_not
 from benchmarks.power_player import Player
-from benchmarks.power_trees import NX_SENSORS, write_ina3221
+from benchmarks.power_trees import AGX_SENSORS, NX_SENSORS, write_in_place, write_ina3221
 from heartvit_edge.errors import MachineError
 from heartvit_edge.power.ina3221 import Ina3221
 from heartvit_edge.power.jtop import JtopSampler
@@ -31,7 +31,7 @@ PATIENCE_S = 120
 
 @pytest.fixture
 def orin(tmp_path):
-    with orin_nx(tmp_path / "orin") as daemon:
+    with orin_board(tmp_path / "orin") as daemon:
         yield daemon
 
 
@@ -135,11 +135,41 @@ def test_bench_keeps_its_latency_where_the_service_is_killed_in_mid_run(orin, re
     assert Measurement.read(target).power is None
 
 
-def test_the_sensors_themselves_give_the_joules_that_were_played_into_them(tmp_path):
-    currents = write_ina3221(tmp_path, NX_SENSORS)
+def test_of_an_agx_without_an_input_rail_the_service_gives_the_joules_of_all_rails_together(tmp_path):
+    with orin_board(tmp_path / "orin", AGX_SENSORS) as agx:
+        agx.start()
+        for rail in ("VDD_CPU_CV", "VIN_SYS_5V0", "VDDQ_VDD2_1V8AO"):
+            write_in_place(agx.currents[rail], 400)  # 2 W
+        with (
+            Player(agx.currents["VDD_GPU_SOC"], ramps) as player,
+            JtopSampler(time.perf_counter, 0.1, "", command=agx.client) as sampler,
+        ):
+            found, exact = measured_energy(sampler, player, 5.0)
+            trace = sampler.stop()
+    assert trace.total_rule.startswith("the board has no input rail")
+    assert sorted(trace.total_rails) == ["VDDQ_VDD2_1V8AO", "VDD_CPU_CV", "VDD_GPU_SOC", "VIN_SYS_5V0"]
+    assert found == pytest.approx(exact + 3 * 2000 * 5, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("sensors", "played", "failing", "rails"),
+    [
+        (NX_SENSORS, "VDD_IN", "VDD_SOC", ["VDD_IN", "VDD_CPU_GPU_CV"]),
+        (AGX_SENSORS, "VDD_GPU_SOC", "VDDQ_VDD2_1V8AO", ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]),
+    ],
+    ids=["nx", "agx"],
+)
+def test_the_sensors_themselves_give_the_joules_that_were_played_into_them(tmp_path, sensors, played, failing, rails):
+    currents = write_ina3221(tmp_path, sensors)
+    currents[failing].write_text("")  # sysfs gives no number where a channel answers EIO
+    for label in set(rails) - {played}:
+        write_in_place(currents[label], 0)
     with (
-        Player(currents["VDD_IN"], ramps) as player,
+        Player(currents[played], ramps) as player,
         PollingSampler(lambda: Ina3221(tmp_path), time.perf_counter, 0.01, "") as sampler,
     ):
         found, exact = measured_energy(sampler, player, 5.0)
+        trace = sampler.stop()
+    assert list(trace.rails_mw) == rails  # and none that is labelled NC
+    assert any(note.startswith(f"{failing} ") and "is left out" in note for note in trace.notes)
     assert found == pytest.approx(exact, rel=0.01)
