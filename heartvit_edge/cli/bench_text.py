@@ -19,7 +19,7 @@ from heartvit_edge.spec.measurement import EntryMeasurement, Measurement
 def as_table(measurement: Measurement) -> str:
     """Return one line a row, and beneath them the reasons for missing figures and what a reader must know.
 
-    Floors and energy have columns where any row has them.
+    Floors and energy have columns where any row has them, and waiting takes the loop's where requests come at random.
     """
     energies = [energy_figures(measurement, row) for row in measurement.rows]
     least_ms = [floors(measurement, row).least_ms for row in measurement.rows]
@@ -28,7 +28,8 @@ def as_table(measurement: Measurement) -> str:
     header = (
         *("entry", "batch", "samples", "p50 ms (95 % CI)", "p90 ms", "p99 ms", "mean ms"),
         *(("floor ms",) if has_floor else ()),
-        *("loop µs", "images/s", "latency / dense (95 % CI)"),
+        *(("waiting ms",) if measurement.arrival_per_s else ("loop µs",)),
+        *("images/s", "latency / dense (95 % CI)"),
         *(("mJ / inference (95 % CI)", "net mJ", "energy / dense") if has_energy else ()),
     )
     lines: list[tuple[str, ...]] = []
@@ -45,12 +46,13 @@ def as_table(measurement: Measurement) -> str:
                 _with_interval(latency.p50_ms),
                 *map(value_text, (latency.p90_ms, latency.p99_ms, latency.mean_ms)),
                 *(("—" if floor is None else f"{floor:.3g}",) if has_floor else ()),
-                *map(value_text, (latency.host_overhead_us, latency.images_per_s)),
+                value_text(latency.waiting_ms if measurement.arrival_per_s else latency.host_overhead_us),
+                value_text(latency.images_per_s),
                 _with_interval(ratio),
                 *(map(_with_interval, joules) if has_energy else ()),
             )
         )
-        shown = (latency.p90_ms, latency.p99_ms, latency.host_overhead_us, ratio)
+        shown = (latency.p90_ms, latency.p99_ms, ratio)
         for what, figures in (("", shown), ("energy: ", joules)):
             for reason in dict.fromkeys(figure.reason for figure in figures if figure.reason is not None):
                 reasons.setdefault(f"{what}{reason}", []).append(_label(row))

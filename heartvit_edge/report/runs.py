@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -61,6 +62,12 @@ def _read(folder: Path, label: str) -> Run:
         raise InputError(f"{folder} is not a folder", hint="make one with: heartvit-edge bench PACK --out RUN")
     measured, evaluated = folder / MEASUREMENT, folder / EVALUATION
     if not measured.exists() and not evaluated.exists():
+        within = sorted({file.parent for name in (MEASUREMENT, EVALUATION) for file in folder.glob(f"*/{name}")})
+        if within:
+            raise InputError(
+                f"{folder} is no run, and holds {', '.join(run.name for run in within)}",
+                hint=shlex.join(["heartvit-edge", "report", *map(str, within)]),
+            )
         raise InputError(
             f"{folder} holds neither {MEASUREMENT} (made by bench) nor {EVALUATION} (made by evaluate)",
             hint="heartvit-edge bench PACK --out RUN and heartvit-edge evaluate PACK --data DATA --out RUN make them",

@@ -456,6 +456,15 @@ def test_requests_that_come_at_random_store_their_waits(bench, tmp_path):
     assert json.loads(result.stdout)["rows"][0]["latency"]["waiting_ms"]["value"] >= 0
 
 
+def test_waiting_is_printed_where_requests_come_at_random_and_the_loop_where_not(bench, tmp_path):
+    quick = ("--power", "none", *QUICK)
+    assert "loop µs" in bench(*quick).stdout.splitlines()[0]
+    result = bench("--arrival", "poisson:40", *quick, out=tmp_path / "random")
+    header = result.stdout.splitlines()[0]
+    assert "waiting ms" in header
+    assert "loop" not in header
+
+
 def test_limits_that_are_given_print_floors(bench):
     result = bench("--bandwidth", "10", "--peak", "0.001", "--power", "none", "--json", *QUICK)
     printed = json.loads(result.stdout)

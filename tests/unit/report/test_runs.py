@@ -103,3 +103,11 @@ def test_a_file_of_a_run_is_refused_with_the_folder_to_name(tmp_path):
     with pytest.raises(InputError, match="is a file, expected the folder that holds it") as caught:
         read_runs([folder / "measurement.json"])
     assert caught.value.hint == f"name {folder}"
+
+
+def test_a_folder_of_runs_is_refused_with_the_command_that_names_them(tmp_path):
+    for mode in ("MAXN", "15W"):
+        write_run(tmp_path / "sweep" / mode, make_measurement())
+    with pytest.raises(InputError, match="is no run, and holds 15W, MAXN") as caught:
+        read_runs([tmp_path / "sweep"])
+    assert caught.value.hint == f"heartvit-edge report {tmp_path / 'sweep' / '15W'} {tmp_path / 'sweep' / 'MAXN'}"
