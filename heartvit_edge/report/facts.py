@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from heartvit_edge.bench.energy_figures import achieved_rate_hz
+from heartvit_edge.bench.scenario import HEADLINES, best_offline
 from heartvit_edge.report.runs import Run
+from heartvit_edge.spec.measurement import Measurement
 from heartvit_edge.spec.model import ImageSetRef
 
 SHORT_HASH = 12
@@ -27,6 +29,10 @@ def headline(run: Run) -> dict[str, str]:
         found["Machine"] = machine.board or machine.gpu or f"{machine.cpu}, {machine.num_cpus} CPUs"
         found["Backend"] = f"{run.measurement.backend}, {run.measurement.precision}"
         found["Power mode"] = machine.power_mode or "none: this machine has no nvpmodel"
+        found["Requests"] = _requests(run.measurement)
+        counts = [sum(len(trial.latency_ms) for trial in row.trials) for row in run.measurement.rows]
+        each = f"{min(counts):,}" if min(counts) == max(counts) else f"{min(counts):,} to {max(counts):,}"
+        found["Windows"] = f"{_windows(run.measurement)}, {each} inferences"
         found["Energy"] = _energy(run) if run.measurement.power else _cause(run.measurement.no_power_reason or "")
     elif run.evaluation:
         found["Backend"] = f"{run.evaluation.backend}, {run.evaluation.precision}"
@@ -51,6 +57,8 @@ def environment(run: Run) -> dict[str, str | None]:
             "Compute capability": machine.compute_capability,
             "CUDA": machine.cuda,
             "Backend": f"{run.measurement.backend}, {run.measurement.precision}",
+            "Requests": _requests(run.measurement),
+            "Windows": _windows(run.measurement),
         }
         if run.measurement.power:
             trace = run.measurement.power
@@ -73,6 +81,26 @@ def environment(run: Run) -> dict[str, str | None]:
         found["Evaluated images"] = _set(run.evaluation.images)
         found["Evaluated with"] = f"{run.evaluation.backend}, {run.evaluation.precision}"
     return found
+
+
+def _requests(measurement: Measurement) -> str:
+    """Return how requests came, without which no latency means anything."""
+    if measurement.arrival_per_s is not None:
+        return f"at random, {measurement.arrival_per_s:g} a second; latencies contain waiting"
+    if measurement.scenario is None:
+        return "each as the one before is answered"
+    judged = f"MLPerf's {measurement.scenario}, judged by {HEADLINES[measurement.scenario]}"
+    if measurement.scenario != "offline":
+        return judged
+    best = ", ".join(f"{size} ({entry})" for entry, size in best_offline(measurement).items())
+    return f"{judged}: most at batch size {best}"
+
+
+def _windows(measurement: Measurement) -> str:
+    """Return how many windows each row has, and how long they are."""
+    number = max(len(row.trials) for row in measurement.rows)
+    seconds = [trial.end_s - trial.start_s for row in measurement.rows for trial in row.trials]
+    return f"{number} of {float(f'{min(seconds):.2g}'):g} s for each engine and batch size, in turn"
 
 
 def commands(runs: Sequence[Run]) -> dict[str, list[str]]:

@@ -10,8 +10,9 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from heartvit_edge.bench.board_figures import throttled, wandering_mhz
-from heartvit_edge.bench.figures import Figure
+from heartvit_edge.bench.figures import Figure, latency_figures
 from heartvit_edge.report.columns import Column
+from heartvit_edge.report.formats import value_text
 from heartvit_edge.report.rows import Row
 from heartvit_edge.report.runs import Run
 from heartvit_edge.spec.measurement import Measurement
@@ -86,6 +87,12 @@ def warnings(runs: Iterable[Run]) -> tuple[str, ...]:
             which = ", ".join(f"{row.entry} at batch size {row.batch_size}" for row in unsettled)
             found.append(f"{run.label}: latency had not settled when the warm-up ended at its cap: {which}.")
         found += _of_the_board(run.label, run.measurement)
+        if run.measurement.arrival_per_s is not None:
+            means = ", ".join(
+                f"{value_text(latency_figures(row).waiting_ms)} ms ({row.entry} at batch size {row.batch_size})"
+                for row in run.measurement.rows
+            )
+            found.append(f"{run.label}: requests came at random, and latencies contain what they waited: {means}.")
         if run.evaluation is None:
             continue
         engines = {answers.entry: answers.engine_sha256 for answers in run.evaluation.entries}
