@@ -101,8 +101,8 @@ def remarks(measurement: Measurement) -> list[str]:
     return found
 
 
-def as_json(measurement: Measurement, target: Path) -> str:
-    """Return every figure as JSON."""
+def as_json(measurement: Measurement, target: Path, *, in_one_line: bool) -> str:
+    """Return every figure as JSON; in one line where more than one measurement is printed."""
     trace = measurement.power
     power = trace and {
         "source": trace.source,
@@ -126,7 +126,7 @@ def as_json(measurement: Measurement, target: Path) -> str:
         "limits": measurement.limits and measurement.limits.model_dump(mode="json"),
         "rows": [_row_json(measurement, row) for row in measurement.rows],
     }
-    return json.dumps(content, indent=1)
+    return json.dumps(content, indent=None if in_one_line else 1)
 
 
 def _row_json(measurement: Measurement, row: EntryMeasurement) -> dict[str, object]:

@@ -90,7 +90,9 @@ def run_bench(pack: Path, out: Path, engines: Path, wanted: Wanted, *, yes: bool
             _confirm(modes.former, wanted.modes, yes=yes)
         for mode, target in zip(wanted.modes or (None,), targets, strict=True):
             measurement, lost = _measure(prepared, wanted, modes, mode)
-            failure = _keep(measurement, target, json=json, force=force) or lost or failure
+            failure = (
+                _keep(measurement, target, json=json, one_of_several=len(targets) > 1, force=force) or lost or failure
+            )
     if len(folders) > 1:
         say(f"compare the modes: {shlex.join(['heartvit-edge', 'report', *map(str, folders)])} --latency-limit MS")
     if failure is not None:
@@ -211,7 +213,9 @@ def _measure(
         )
 
 
-def _keep(measurement: Measurement, target: Path, *, json: bool, force: bool) -> HeartViTError | None:
+def _keep(
+    measurement: Measurement, target: Path, *, json: bool, one_of_several: bool, force: bool
+) -> HeartViTError | None:
     """Store a measurement and print its figures; return what went wrong, after keeping it elsewhere.
 
     Minutes of measuring must not be lost to a full disk.
@@ -234,7 +238,8 @@ def _keep(measurement: Measurement, target: Path, *, json: bool, force: bool) ->
             )
         hint = shlex.join(["mv", str(stored), str(target)])
         failure = MachineError(f"{reason}; the measurement is kept in {stored}", hint=f"make room, then: {hint}")
-    typer.echo(as_json(measurement, stored) if json else f"{as_table(measurement)}\n{stored}")
+    figures = as_json(measurement, stored, in_one_line=one_of_several) if json else as_table(measurement)
+    typer.echo(figures if json else f"{figures}\n{stored}")
     return failure
 
 

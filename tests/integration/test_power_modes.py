@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -75,6 +76,13 @@ def test_each_mode_is_measured_by_name_into_a_folder_of_its_own_and_the_former_p
     assert "power mode: 30W again" in err
     assert board.read_text() == "30W"
     assert len([line for line in out.splitlines() if line.endswith("measurement.json")]) == 2
+
+
+def test_the_figures_of_each_mode_are_one_line_of_json(start):
+    run = start("--power-mode", "MAXN,15W", "--json", *QUICK)
+    out, err = run.communicate(timeout=PATIENCE_S)
+    assert run.returncode == 0, err
+    assert [json.loads(line)["power_mode"] for line in out.splitlines()] == ["MAXN", "15W"]
 
 
 @pytest.mark.parametrize(
