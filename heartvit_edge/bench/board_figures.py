@@ -17,6 +17,10 @@ WANDERS = 0.95
 """Share of its largest value in the windows below which a clock that is not locked counts as wandering."""
 
 
+QUIET = 0.1
+"""Share of the processor that other processes may use before a reader is told."""
+
+
 def throttle_causes(measurement: Measurement, row: EntryMeasurement) -> tuple[str, ...]:
     """Return what slowed the machine down in the windows of a row; none where nothing did, or nothing is known."""
     board = measurement.board
@@ -77,6 +81,21 @@ def wandering_mhz(measurement: Measurement) -> dict[str, tuple[float, float]]:
             low, high = found.get(kind, ends)
             found[kind] = (min(low, ends[0]), max(high, ends[1]))
     return found
+
+
+def others_cpu_share(measurement: Measurement, row: EntryMeasurement) -> float | None:
+    """Return the mean share of the processor that other processes used in the windows of a row; None if not known."""
+    board = measurement.board
+    if board is None:
+        return None
+    seen = _kept(board.others_cpu_share, _ticks(board, row))
+    return sum(seen) / len(seen) if seen else None
+
+
+def busiest_share(measurement: Measurement) -> float | None:
+    """Return the largest of these shares over all rows; None where it is no more than ``QUIET``, or not known."""
+    shares = [share for row in measurement.rows if (share := others_cpu_share(measurement, row)) is not None]
+    return max(shares) if shares and max(shares) > QUIET else None
 
 
 def clocks_mhz(measurement: Measurement, row: EntryMeasurement) -> dict[str, tuple[float, float] | None]:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from heartvit_edge.bench.board_figures import hottest_c, throttle_causes, throttled, wandering_clocks, wandering_mhz
+from heartvit_edge.bench.board_figures import (
+    busiest_share,
+    hottest_c,
+    others_cpu_share,
+    throttle_causes,
+    throttled,
+    wandering_clocks,
+    wandering_mhz,
+)
 from heartvit_edge.bench.energy_figures import achieved_rate_hz, energy_figures, energy_ratio, largest_gap_s
 from heartvit_edge.bench.figures import Figure, latency_figures, ratio_figures
 from heartvit_edge.bench.floors import floors
@@ -96,6 +104,8 @@ def remarks(measurement: Measurement) -> list[str]:
     if clocks := wandering_mhz(measurement):
         ends = ", ".join(f"{name} {low:.0f} to {high:.0f} MHz" for name, (low, high) in clocks.items())
         found.append(f"clocks are not locked, and moved: {ends}")
+    if share := busiest_share(measurement):
+        found.append(f"other processes used up to {100 * share:.0f} % of the processor: measure on a quiet machine")
     if any(len(row.trials) < 3 for row in measurement.rows):
         found.append("fewer than three trials: intervals between trials are wide or missing")
     return found
@@ -145,6 +155,7 @@ def _row_json(measurement: Measurement, row: EntryMeasurement) -> dict[str, obje
         "slowed_down_by": throttle_causes(measurement, row),
         "wandering_clocks": wandering_clocks(measurement, row),
         "hottest_c": hottest_c(measurement, row),
+        "others_cpu_share": others_cpu_share(measurement, row),
     }
 
 

@@ -16,6 +16,7 @@ from typing import Literal
 from typing_extensions import Self
 
 from heartvit_edge.engines.jetson import read_power_mode, read_text
+from heartvit_edge.power.cpu_time import OthersCpuTime
 from heartvit_edge.power.sampler import Clock
 from heartvit_edge.spec.board import BoardTrace
 
@@ -108,14 +109,15 @@ class BoardRecorder:
 
         Args:
             clock: Gives seconds since the run began.
-            root: Where ``sys``, ``etc`` and ``var`` are looked for.
+            root: Where ``sys``, ``proc``, ``etc`` and ``var`` are looked for.
             interval_s: Time between ticks.
         """
         self._clock = clock
         self._root = root
         self._interval_s = interval_s
         self._probes, self._locked = find_probes(root)
-        self._ticks: list[tuple[float, str | None, list[float | None]]] = []
+        self._others = OthersCpuTime(root / "proc")
+        self._ticks: list[tuple[float, str | None, float | None, list[float | None]]] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._collect, name="board", daemon=True)
 
@@ -138,20 +140,23 @@ class BoardRecorder:
         self._thread.join(timeout=2.0)
         self._look()
         ticks = list(self._ticks)
-        if not self._probes:
+        others = [share for _, _, share, _ in ticks]
+        if not self._probes and not any(share is not None for share in others):
             return None
         tables: dict[str, dict[str, tuple[float | None, ...]]] = {}
         for place, probe in enumerate(self._probes):
             convert: Callable[[float], float] = int if probe.kind.startswith("throttle") else float
-            values = [None if row[place] is None else convert(row[place] or 0.0) for _, _, row in ticks]
+            values = [None if row[place] is None else convert(row[place] or 0.0) for *_, row in ticks]
             tables.setdefault(probe.kind, {})[probe.label] = tuple(values)
-        fields = {"times_s": [time_s for time_s, _, _ in ticks], "locked_mhz": self._locked, **tables}
-        modes = [mode for _, mode, _ in ticks]
-        return BoardTrace.model_validate(fields | {"power_mode": modes if any(modes) else ()})
+        fields = {"times_s": [time_s for time_s, *_ in ticks], "locked_mhz": self._locked, **tables}
+        modes = [mode for _, mode, _, _ in ticks]
+        known = any(share is not None for share in others)
+        fields |= {"power_mode": modes if any(modes) else (), "others_cpu_share": others if known else ()}
+        return BoardTrace.model_validate(fields)
 
     def _look(self) -> None:
         values = [probe.look() for probe in self._probes]
-        self._ticks.append((self._clock(), read_power_mode(self._root), values))
+        self._ticks.append((self._clock(), read_power_mode(self._root), self._others.look(), values))
 
     def _collect(self) -> None:
         while not self._ended.wait(self._interval_s):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from heartvit_edge.bench.board_figures import throttled, wandering_mhz
+from heartvit_edge.bench.board_figures import busiest_share, throttled, wandering_mhz
 from heartvit_edge.bench.figures import Figure, latency_figures
 from heartvit_edge.report.columns import Column
 from heartvit_edge.report.formats import value_text
@@ -115,6 +115,11 @@ def _of_the_board(label: str, measurement: Measurement) -> list[str]:
     ]
     if ends := wandering_mhz(measurement).get("GPU"):
         found.append(f"{label}: the GPU's clock is not locked, and moved from {ends[0]:.0f} to {ends[1]:.0f} MHz.")
+    if share := busiest_share(measurement):
+        found.append(
+            f"{label}: other processes used up to {100 * share:.0f} % of the processor in the measured windows, and "
+            "latencies are theirs too."
+        )
     if any(len(row.trials) < MIN_TRIALS for row in measurement.rows):
         found.append(f"{label}: fewer than {MIN_TRIALS} trials: intervals between trials are wide or missing.")
     return found

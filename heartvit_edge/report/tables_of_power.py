@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from heartvit_edge.bench.board_figures import clocks_mhz, hottest_c, throttle_causes
+from heartvit_edge.bench.board_figures import clocks_mhz, hottest_c, others_cpu_share, throttle_causes
 from heartvit_edge.bench.energy_figures import energy_figures, scaled
 from heartvit_edge.report.figure_cells import Cell, Table, figure_table
 from heartvit_edge.report.formats import DASH
@@ -54,9 +54,11 @@ def state_table(measurement: Measurement) -> Table | None:
     for row in _ordered(measurement):
         hottest = hottest_c(measurement, row)
         cells = [_clock_text(ends) for ends in clocks_mhz(measurement, row).values()]
+        share = others_cpu_share(measurement, row)
+        others = DASH if share is None else f"{100 * share:.0f} % of the processor"
         causes = "; ".join(throttle_causes(measurement, row)) or "nothing"
-        lines.append([_what(row), DASH if hottest is None else f"{hottest:.1f} °C", *cells, causes])
-    names = ("Hottest", *(f"{clock} clock" for clock in clocks), "Slowed down by")
+        lines.append([_what(row), DASH if hottest is None else f"{hottest:.1f} °C", *cells, others, causes])
+    names = ("Hottest", *(f"{clock} clock" for clock in clocks), "Other processes", "Slowed down by")
     return Table(("The machine in these windows", *names), lines)
 
 

@@ -19,6 +19,8 @@ class BoardTrace(Spec):
         power_mode: nvpmodel's mode by name; None where there is none.
         throttle_counts: Events of each kind so far, since the machine was started.
         throttle_states: How far each limit of clocks or current was in force; 0 is not at all.
+        others_cpu_share: Share of the time of all processor cores that other processes had used since the tick before,
+            in [0, 1]; None at the first.
     """
 
     times_s: tuple[NonNegativeFloat, ...]
@@ -28,13 +30,15 @@ class BoardTrace(Spec):
     power_mode: tuple[str | None, ...] = ()
     throttle_counts: dict[str, tuple[NonNegativeInt | None, ...]] = Field(default_factory=dict)
     throttle_states: dict[str, tuple[NonNegativeInt | None, ...]] = Field(default_factory=dict)
+    others_cpu_share: tuple[NonNegativeFloat | None, ...] = ()
 
     @model_validator(mode="after")
     def _every_tick_is_whole(self) -> Self:
         if list(self.times_s) != sorted(self.times_s):
             raise ValueError("times_s must ascend")
         tables = (self.clocks_mhz, self.temperatures_c, self.throttle_counts, self.throttle_states)
-        lengths = {len(values) for table in tables for values in table.values()} | {len(self.power_mode)}
+        lengths = {len(values) for table in tables for values in table.values()}
+        lengths |= {len(self.power_mode), len(self.others_cpu_share)}
         if not lengths <= {0, len(self.times_s)}:
             raise ValueError(f"expected {len(self.times_s)} values of each, found {sorted(lengths)}")
         return self

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import pytest
 from fakes.measurements import make_measurement, make_row, make_trial
 
 from heartvit_edge.bench.board_figures import (
+    busiest_share,
     clocks_mhz,
     hottest_c,
+    others_cpu_share,
     throttle_causes,
     throttled,
     wandering_clocks,
@@ -82,6 +85,14 @@ def test_clocks_that_wander_are_told_once_over_all_rows_and_those_of_the_cores_a
     assert wandering_mhz(measured(tmp_path, clocks_mhz=clocks, locked_mhz={"GPU": 1300.0})[0]).keys() == {"CPU"}
 
 
+def test_others_share_of_the_processor_is_its_mean_in_the_windows_and_told_above_a_tenth(tmp_path):
+    measurement, row = measured(tmp_path, others_cpu_share=(None, *at(0.4, 7, 9, otherwise=0.1)[1:]))
+    assert others_cpu_share(measurement, row) == pytest.approx((0.1 + 0.4 + 0.1 + 0.4 + 0.1) / 5)
+    assert busiest_share(measurement) == others_cpu_share(measurement, row)
+    quiet, row = measured(tmp_path / "quiet", others_cpu_share=(0.05,) * 21)
+    assert (others_cpu_share(quiet, row), busiest_share(quiet)) == (pytest.approx(0.05), None)
+
+
 def test_the_hottest_sensor_in_the_window_counts(tmp_path):
     temperatures = {"gpu": at(80.0, 9, otherwise=50.0), "off": (None,) * 21, "cpu": at(99.0, 1, otherwise=60.0)}
     assert hottest_c(*measured(tmp_path, temperatures_c=temperatures)) == 80.0
@@ -91,7 +102,7 @@ def test_nothing_is_claimed_without_a_trace(tmp_path):
     measurement, row = measured(tmp_path)
     without = measurement.model_copy(update={"board": None})
     assert (throttle_causes(without, row), wandering_clocks(without, row), hottest_c(without, row)) == ((), (), None)
-    assert (throttled(without), wandering_mhz(without)) == ({}, {})
+    assert (throttled(without), wandering_mhz(without), busiest_share(without)) == ({}, {}, None)
     assert hottest_c(measurement, row) is None
 
 

@@ -81,6 +81,13 @@ def test_a_machine_with_nothing_to_look_at_has_no_state(tmp_path):
     assert record(tmp_path) is None
 
 
+def test_a_machine_that_tells_the_time_of_its_processor_alone_has_a_state(tmp_path):
+    write(tmp_path / "proc/stat", "cpu  100 0 0 100 0 0 0 0 0 0")
+    found = record(tmp_path, lambda: write(tmp_path / "proc/stat", "cpu  900000 0 0 900100 0 0 0 0 0 0"))
+    assert found.others_cpu_share[0] is None
+    assert found.others_cpu_share[1] == pytest.approx(0.5, abs=0.01)
+
+
 def test_a_file_that_goes_away_leaves_a_gap_not_an_error(orin):
     found = record(orin, (orin / "sys/class/devfreq/17000000.ga10b/cur_freq").unlink)
     assert found.clocks_mhz["GPU"] == (1300.5, None)

@@ -71,14 +71,15 @@ def test_the_machines_state_in_the_windows_stands_beneath():
         clocks_mhz={"GPU": tuple(1300.0 if time < 3.5 else 600.0 for time in times), "memory": (None,) * 40},
         locked_mhz={"GPU": 1300.0},
         temperatures_c={"cpu": tuple(40.0 + time for time in times)},
+        others_cpu_share=(None, *(0.25,) * 39),
     )
     html = section_of(measurement.model_copy(update={"board": board}))
     headings, dense, pruned = cells(html, "The machine in these windows")
-    assert headings[1:] == ["Hottest", "GPU clock", "memory clock", "Slowed down by"]
+    assert headings[1:] == ["Hottest", "GPU clock", "memory clock", "Other processes", "Slowed down by"]
     ends = [max(trial.end_s for trial in row.trials) for row in measurement.rows]
     first_tick_after = [next(time for time in times if time >= end) for end in ends]
     assert [line[1] for line in (dense, pruned)] == [f"{40 + time:.1f} °C" for time in first_tick_after]
-    assert dense[2:] == ["600\N{EN DASH}1300 MHz", "—", "GPU clock down to 600 of 1300 MHz"]
+    assert dense[2:] == ["600\N{EN DASH}1300 MHz", "—", "25 % of the processor", "GPU clock down to 600 of 1300 MHz"]
 
 
 def test_a_machine_that_tells_nothing_has_no_such_table():
