@@ -75,6 +75,7 @@ def environment(run: Run) -> dict[str, str | None]:
             "Weights SHA-256": source.weights_sha256[:SHORT_HASH],
             "Calibration images": _set(run.pack.calibration) if run.pack.calibration else None,
             "heartvit-edge version": run.pack.tool_version,
+            "Pack SHA-256": run.pack.digest()[:SHORT_HASH],
         }
     if run.evaluation:
         found["Pack SHA-256"] = run.evaluation.pack_sha256[:SHORT_HASH]

@@ -63,6 +63,11 @@ def test_a_run_that_was_not_measured_differs_in_nothing_that_a_ratio_stands_for(
     assert differences_table([run("a"), asked]) is None
 
 
+def test_one_pack_does_not_differ_from_itself_where_one_run_alone_was_evaluated():
+    table = differences_table([run("a"), run("b", evaluation=make_evaluation())])
+    assert [line[0] for line in table.lines] == ["Evaluated images", "Evaluated with"]
+
+
 MODES = [("a", "MAXN"), ("b", "15W")]
 FIGURES = {  # run, entry: p99 in ms, energy in mJ
     ("a", "dense"): (5.0, 90.0),
