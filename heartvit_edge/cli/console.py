@@ -37,6 +37,7 @@ def progress_bar(description: str, total: int, *, transient: bool = False) -> It
         TextColumn("ETA"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=_CONSOLE, redirect_stdout=False, transient=transient) as progress:
+    hidden = transient and not _CONSOLE.is_terminal  # it would leave an empty line each time
+    with Progress(*columns, console=_CONSOLE, redirect_stdout=False, transient=transient, disable=hidden) as progress:
         task = progress.add_task(description, total=total)
         yield lambda steps: progress.advance(task, steps)
