@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from heartvit_edge import __version__
 from heartvit_edge.cli import requirements
-from heartvit_edge.engines.cuda_device import why_no_cuda_device
+from heartvit_edge.engines.cuda_device import count_sms, why_no_cuda_device
 from heartvit_edge.engines.fingerprint import ask_nvidia_smi, detect_machine, installed_version, package_versions
 from heartvit_edge.engines.jetson import l4t_to_jetpack
 from heartvit_edge.engines.onnxruntime_session import import_onnxruntime
@@ -79,16 +80,17 @@ def doctor(json: Annotated[bool, typer.Option("--json", help="Print JSON for a m
         _print(diagnosis)
 
 
-def diagnose(root: Path = Path("/")) -> Diagnosis:
+def diagnose(root: Path = Path("/"), sms: Callable[[], int | None] = count_sms) -> Diagnosis:
     """Return what this machine has, and which commands work on it; what is missing is told, never raised.
 
     Args:
         root: Where system files are read from; packages are those of the running interpreter.
+        sms: Counts the multiprocessors of the GPU.
     """
     machine: Machine | None = None
     jetpack = None
     try:
-        machine = detect_machine(root)
+        machine = detect_machine(root, sms)
         jetpack = l4t_to_jetpack(machine.l4t) if machine.l4t else None
         here = _machine_findings(machine, jetpack)
     except MachineError as err:
@@ -125,7 +127,8 @@ def _machine_findings(machine: Machine, jetpack: str | None) -> list[Finding]:
             ),
         ]
     if machine.gpu:
-        gpu = Finding(name="GPU", found=f"{machine.gpu}, compute capability {machine.compute_capability}")
+        sms = f", {machine.num_sms} multiprocessors" if machine.num_sms else ""
+        gpu = Finding(name="GPU", found=f"{machine.gpu}, compute capability {machine.compute_capability}{sms}")
     else:
         gpu = Finding(name="GPU", found=None, note=_why_no_gpu(machine))
     return [*findings, gpu, Finding(name="CUDA", found=machine.cuda, note=why_no_cuda_device())]

@@ -1,10 +1,12 @@
-"""Whether this machine has a CUDA device and how much of its memory is free, asked of the driver itself."""
+"""Whether this machine has a CUDA device, its multiprocessors and its free memory, asked of the driver itself."""
 
 from __future__ import annotations
 
 import ctypes
 
 from heartvit_edge.errors import MachineError
+
+MULTIPROCESSOR_COUNT = 16  # CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT of cuda.h
 
 
 def why_no_cuda_device(library: str = "libcuda.so.1") -> str | None:
@@ -27,6 +29,24 @@ def why_no_cuda_device(library: str = "libcuda.so.1") -> str | None:
     return None if count.value else "the NVIDIA driver finds no GPU"
 
 
+def count_sms(library: str = "libcuda.so.1") -> int | None:
+    """Return the streaming multiprocessors of the first GPU that are switched on; None without a GPU.
+
+    Args:
+        library: The driver's file name, as the loader finds it.
+
+    Raises:
+        MachineError: If the driver reports an error.
+    """
+    if why_no_cuda_device(library):
+        return None
+    driver = ctypes.CDLL(library)
+    device, count = ctypes.c_int(0), ctypes.c_int(0)
+    _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
+    _call(driver, "cuDeviceGetAttribute", ctypes.byref(count), MULTIPROCESSOR_COUNT, device)
+    return count.value
+
+
 def gpu_memory(library: str = "libcuda.so.1") -> tuple[int, int]:
     """Return free and total bytes of the first GPU, asked in its primary context.
 
@@ -42,17 +62,22 @@ def gpu_memory(library: str = "libcuda.so.1") -> tuple[int, int]:
     context, former = ctypes.c_void_p(), ctypes.c_void_p()
     free, total = ctypes.c_size_t(), ctypes.c_size_t()
     device = ctypes.c_int(0)
-
-    def call(name: str, *arguments: object) -> None:
-        if code := getattr(driver, name)(*arguments):
-            raise MachineError(f"the NVIDIA driver answers {name} with error {code}", hint="heartvit-edge doctor")
-
-    call("cuDeviceGet", ctypes.byref(device), 0)
-    call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
+    _call(driver, "cuDeviceGet", ctypes.byref(device), 0)
+    _call(driver, "cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
     try:
-        call("cuCtxPushCurrent_v2", context)
-        call("cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
-        call("cuCtxPopCurrent_v2", ctypes.byref(former))
+        _call(driver, "cuCtxPushCurrent_v2", context)
+        _call(driver, "cuMemGetInfo_v2", ctypes.byref(free), ctypes.byref(total))
+        _call(driver, "cuCtxPopCurrent_v2", ctypes.byref(former))
     finally:
         driver.cuDevicePrimaryCtxRelease_v2(device)
     return free.value, total.value
+
+
+def _call(driver: ctypes.CDLL, name: str, *arguments: object) -> None:
+    """Call the driver.
+
+    Raises:
+        MachineError: If it reports an error.
+    """
+    if code := getattr(driver, name)(*arguments):
+        raise MachineError(f"the NVIDIA driver answers {name} with error {code}", hint="heartvit-edge doctor")

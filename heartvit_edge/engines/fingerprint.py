@@ -8,9 +8,11 @@ import platform
 import re
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from heartvit_edge.engines.cuda_device import count_sms
 from heartvit_edge.engines.jetson import read_cuda_toolkit, read_driver, read_jetson, read_text
 from heartvit_edge.errors import MachineError
 from heartvit_edge.spec.engine import Backend
@@ -27,7 +29,7 @@ DISTRIBUTIONS = {
 # is not what it would build in another. Python, numpy and the processor count do not change an engine.
 FIELDS: dict[Backend, tuple[str, ...]] = {
     "onnxruntime": ("system", "cpu", "board", "gpu", "compute_capability"),
-    "tensorrt": ("system", "board", "l4t", "gpu", "compute_capability", "driver", "cuda", "power_mode"),
+    "tensorrt": ("system", "board", "l4t", "gpu", "compute_capability", "num_sms", "driver", "cuda", "power_mode"),
 }
 
 ARM_CORES = {("0x41", "0xd42"): "Arm Cortex-A78AE"}  # (implementer, part) of Orin
@@ -41,15 +43,17 @@ class Gpu(NamedTuple):
     driver: str
 
 
-def detect_machine(root: Path = Path("/")) -> Machine:
+def detect_machine(root: Path = Path("/"), sms: Callable[[], int | None] = count_sms) -> Machine:
     """Return this machine's fingerprint; no package is imported for it.
 
     Args:
         root: Where ``proc``, ``etc``, ``var`` and ``usr`` are read from. Operating system, processor count and package
             versions are always those of the running process.
+        sms: Counts the multiprocessors of the GPU.
 
     Raises:
-        MachineError: If this is a Jetson whose module cannot be told, as in most containers.
+        MachineError: If this is a Jetson whose module cannot be told, as in most containers, or the driver of a GPU
+            reports an error.
     """
     common = {
         "system": f"{platform.system()} {platform.machine()}",
@@ -58,7 +62,7 @@ def detect_machine(root: Path = Path("/")) -> Machine:
         "versions": package_versions(),
     }
     if jetson := read_jetson(root):
-        return Machine.model_validate(common | jetson._asdict() | {"driver": read_driver(root)})
+        return Machine.model_validate(common | jetson._asdict() | {"driver": read_driver(root), "num_sms": sms()})
     try:
         gpu = ask_nvidia_smi()
     except MachineError:
@@ -68,6 +72,7 @@ def detect_machine(root: Path = Path("/")) -> Machine:
         | {
             "gpu": gpu.name,
             "compute_capability": gpu.compute_capability,
+            "num_sms": sms(),
             "driver": gpu.driver,
             "cuda": read_cuda_toolkit(root) or f"driver {gpu.driver}",
         }
@@ -85,6 +90,8 @@ def explain_difference(
 ) -> list[str]:
     """Return one line for each difference that makes an engine built on ``built`` unfit for ``here``; empty if it fits.
 
+    A board's lower power modes switch multiprocessors off, so that another mode excuses another number of them too.
+
     Args:
         built: Where the engine was built.
         here: Where it would run.
@@ -95,6 +102,8 @@ def explain_difference(
     was = {name: value for one in backends for name, value in engine_facts(built, one).items()}
     now = {name: value for one in backends for name, value in engine_facts(here, one).items()}
     left_out = {"power_mode"} if any_power_mode else set()
+    if any_power_mode and built.power_mode != here.power_mode:
+        left_out.add("num_sms")
     return [
         f"{name}: built with {was[name] or 'none'}, here {now[name] or 'none'}"
         for name in was

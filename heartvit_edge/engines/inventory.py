@@ -46,6 +46,18 @@ class Waste(NamedTuple):
     reason: str
 
 
+class PowerMode(NamedTuple):
+    """What changes in a fingerprint with the power mode.
+
+    Attributes:
+        power_mode: Its name.
+        num_sms: Multiprocessors that it leaves switched on.
+    """
+
+    power_mode: str | None
+    num_sms: int | None
+
+
 def engine_folders(engines: Path) -> list[Path]:
     """Return the folders of a store that are named as engines are, in order.
 
@@ -111,7 +123,7 @@ def find_waste(engines: Path, machine: Machine) -> list[Waste]:
             load_engine(folder, machine, any_power_mode=True)
         except (InputError, CheckError, MachineError) as err:
             waste.append(Waste(folder, str(err)))
-    ours = {cache_path(engines, machine.model_copy(update={"power_mode": mode})) for mode in _power_modes(engines)}
+    ours = {cache_path(engines, machine.model_copy(update=mode._asdict())) for mode in _power_modes(engines)}
     ours.add(cache_path(engines, machine))
     waste += [
         Waste(path, "kernel timings of another machine")
@@ -134,12 +146,13 @@ def remove(waste: Waste) -> None:
         path.parent.rmdir()
 
 
-def _power_modes(engines: Path) -> set[str | None]:
+def _power_modes(engines: Path) -> set[PowerMode]:
     """Return the power modes in which the engines of a store were built."""
-    modes: set[str | None] = set()
+    modes: set[PowerMode] = set()
     for folder in engine_folders(engines):
         try:
-            modes.add(EngineManifest.read(folder / MANIFEST).machine.power_mode)
+            built = EngineManifest.read(folder / MANIFEST).machine
         except InputError:
             continue
+        modes.add(PowerMode(built.power_mode, built.num_sms))
     return modes

@@ -55,6 +55,7 @@ def environment(run: Run) -> dict[str, str | None]:
             "Power mode": machine.power_mode,
             "GPU": machine.gpu,
             "Compute capability": machine.compute_capability,
+            "Multiprocessors": None if machine.num_sms is None else str(machine.num_sms),
             "CUDA": machine.cuda,
             "Backend": f"{run.measurement.backend}, {run.measurement.precision}",
             "Requests": _requests(run.measurement),

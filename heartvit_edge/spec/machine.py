@@ -21,6 +21,8 @@ class Machine(Spec):
         power_mode: nvpmodel's mode name; None where there is none.
         gpu: GPU name; None without one.
         compute_capability: Such as ``8.7``; None without a GPU.
+        num_sms: Streaming multiprocessors that the GPU has switched on; None without a GPU, and in artefacts of older
+            versions.
         driver: NVIDIA driver version such as ``540.4.0``; None without one, and in artefacts of older versions.
         cuda: CUDA runtime or driver version; None without one.
         versions: Version of each package that bears on engines: python, numpy, onnxruntime, tensorrt.
@@ -34,6 +36,7 @@ class Machine(Spec):
     power_mode: str | None = None
     gpu: str | None = None
     compute_capability: str | None = None
+    num_sms: PositiveInt | None = None
     driver: str | None = None
     cuda: str | None = None
     versions: tuple[tuple[str, str], ...]

@@ -24,6 +24,7 @@ def orin(tensorrt: str, **changes: object) -> Machine:
             "power_mode": "MAXN",
             "gpu": "Orin",
             "compute_capability": "8.7",
+            "num_sms": 16,
             "cuda": "12.6",
             "versions": (("python", "3.10.12"), ("tensorrt", tensorrt)),
             **changes,

@@ -66,12 +66,12 @@ def test_a_missing_package_is_told_with_the_command_that_installs_it_and_still_e
 
 
 def test_a_board_is_told_with_its_jetpack_and_power_mode(tmp_path):
-    diagnosis = doctor.diagnose(boards.write_agx_orin(tmp_path))
+    diagnosis = doctor.diagnose(boards.write_agx_orin(tmp_path), lambda: 16)
     found = findings(diagnosis)
     assert found["board"] == ("Jetson AGX Orin 64GB (p3701-0005)", None)
     assert found["L4T"] == ("36.4.3", "JetPack 6.2")
     assert found["power mode"] == ("MODE_30W", None)
-    assert found["GPU"] == ("Orin, compute capability 8.7", None)
+    assert found["GPU"] == ("Orin, compute capability 8.7, 16 multiprocessors", None)
     assert found["CUDA"][0] == "12.6.11"
     assert diagnosis.jetpack == "6.2"
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from heartvit_edge.engines.cuda_device import gpu_memory, why_no_cuda_device
+from heartvit_edge.engines.cuda_device import count_sms, gpu_memory, why_no_cuda_device
 from heartvit_edge.errors import MachineError
 
 
@@ -43,7 +43,10 @@ def test_each_answer_of_the_driver_is_told(monkeypatch, answers, reason):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Return a driver with one GPU of 8 MiB, of which 3 are free; it lists calls and answers with codes."""
+    """Return a driver with one GPU of 8 MiB, of which 3 are free, and 16 multiprocessors.
+
+    It lists calls and answers with codes.
+    """
     fake = driver(monkeypatch, count=1)
     fake.calls, fake.codes = [], {}
 
@@ -52,11 +55,13 @@ def gpu(monkeypatch):
             fake.calls.append(name)
             if name == "cuMemGetInfo_v2":
                 arguments[0]._obj.value, arguments[1]._obj.value = 3 << 20, 8 << 20
+            if name == "cuDeviceGetAttribute" and arguments[1] == 16:  # multiprocessors, in cuda.h
+                arguments[0]._obj.value = 16
             return fake.codes.get(name, 0)
 
         setattr(fake, name, call)
 
-    for name in ("cuDeviceGet", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"):
+    for name in ("cuDeviceGet", "cuDeviceGetAttribute", "cuDevicePrimaryCtxRetain", "cuDevicePrimaryCtxRelease_v2"):
         add(name)
     for name in ("cuCtxPushCurrent_v2", "cuMemGetInfo_v2", "cuCtxPopCurrent_v2"):
         add(name)
@@ -85,6 +90,27 @@ def test_an_error_of_the_driver_about_memory_is_told(gpu, name):
 def test_without_a_gpu_there_is_no_memory_to_ask_for():
     with pytest.raises(MachineError, match="no NVIDIA driver"):
         gpu_memory("libnothing.so.1")
+
+
+def test_multiprocessors_are_counted_without_a_context(gpu):
+    assert count_sms() == 16
+    assert gpu.calls == ["cuDeviceGet", "cuDeviceGetAttribute"]
+
+
+def test_without_a_gpu_there_are_no_multiprocessors():
+    assert count_sms("libnothing.so.1") is None
+
+
+@pytest.mark.parametrize("name", ["cuDeviceGet", "cuDeviceGetAttribute"])
+def test_an_error_of_the_driver_about_multiprocessors_is_told(gpu, name):
+    gpu.codes[name] = 3
+    with pytest.raises(MachineError, match=f"answers {name} with error 3"):
+        count_sms()
+
+
+@pytest.mark.gpu
+def test_a_gpu_has_multiprocessors():
+    assert count_sms() >= 1
 
 
 @pytest.mark.gpu

@@ -48,6 +48,7 @@ def machine(**changes):
         "power_mode": "MODE_30W",
         "gpu": "Orin",
         "compute_capability": "8.7",
+        "num_sms": 16,
         "driver": "540.4.0",
         "cuda": "12.6.11",
         "versions": (("python", "3.10.12"), ("numpy", "1.26.4"), ("onnxruntime", "1.20.0"), ("tensorrt", "10.3.0")),
@@ -56,21 +57,22 @@ def machine(**changes):
 
 
 def test_a_board_s_fingerprint_holds_what_its_files_say(tmp_path):
-    found = fingerprint.detect_machine(boards.write_agx_orin(tmp_path))
+    found = fingerprint.detect_machine(boards.write_agx_orin(tmp_path), sms=lambda: 16)
     assert found.board == "Jetson AGX Orin 64GB (p3701-0005)"
     assert found.cpu == "Arm Cortex-A78AE"
     assert (found.l4t, found.power_mode, found.cuda) == ("36.4.3", "MODE_30W", "12.6.11")
     assert found.driver == "540.4.0"
-    assert (found.gpu, found.compute_capability) == ("Orin", "8.7")
+    assert (found.gpu, found.compute_capability, found.num_sms) == ("Orin", "8.7", 16)
 
 
 def test_two_boards_with_one_gpu_have_different_fingerprints(tmp_path):
-    agx = fingerprint.detect_machine(boards.write_agx_orin(tmp_path / "agx"))
-    orin_nx = fingerprint.detect_machine(boards.write_orin_nx(tmp_path / "nx"))
+    agx = fingerprint.detect_machine(boards.write_agx_orin(tmp_path / "agx"), sms=lambda: 16)
+    orin_nx = fingerprint.detect_machine(boards.write_orin_nx(tmp_path / "nx"), sms=lambda: 8)
     assert agx.compute_capability == orin_nx.compute_capability
     assert fingerprint.explain_difference(agx, orin_nx, "tensorrt") == [
         "board: built with Jetson AGX Orin 64GB (p3701-0005), here Jetson Orin NX 16GB (p3767-0000)",
         "l4t: built with 36.4.3, here 39.2.0",
+        "num_sms: built with 16, here 8",
         "driver: built with 540.4.0, here 595.58.03",
         "cuda: built with 12.6.11, here 13.2.1",
         "power_mode: built with MODE_30W, here 25W",
@@ -108,8 +110,8 @@ def test_either_distribution_of_onnx_runtime_is_recorded_as_onnxruntime(monkeypa
 
 def test_a_desktop_gpu_is_what_nvidia_smi_lists_first(desktop, nvidia_smi):
     nvidia_smi('echo "NVIDIA H100 80GB HBM3, 9.0, 570.86.15"; echo "NVIDIA A10, 8.6, 570.86.15"')
-    found = fingerprint.detect_machine(desktop)
-    assert (found.gpu, found.compute_capability) == ("NVIDIA H100 80GB HBM3", "9.0")
+    found = fingerprint.detect_machine(desktop, sms=lambda: 132)
+    assert (found.gpu, found.compute_capability, found.num_sms) == ("NVIDIA H100 80GB HBM3", "9.0", 132)
     assert (found.cuda, found.driver) == ("driver 570.86.15", "570.86.15")
 
 
@@ -143,7 +145,7 @@ def test_without_a_driver_there_is_no_gpu(desktop, nvidia_smi):
     with pytest.raises(MachineError, match="not on PATH"):
         fingerprint.ask_nvidia_smi()
     found = fingerprint.detect_machine(desktop)
-    assert (found.gpu, found.compute_capability, found.cuda) == (None, None, None)
+    assert (found.gpu, found.compute_capability, found.num_sms, found.cuda) == (None, None, None, None)
     nvidia_smi("exit 9")
     assert fingerprint.detect_machine(desktop).gpu is None
 
@@ -170,6 +172,7 @@ def test_what_no_engine_depends_on_is_no_difference(change):
         ("tensorrt", {"driver": "540.5.0"}, "driver: built with 540.4.0, here 540.5.0"),
         ("tensorrt", {"power_mode": "MAXN"}, "power_mode: built with MODE_30W, here MAXN"),
         ("tensorrt", {"compute_capability": None}, "compute_capability: built with 8.7, here none"),
+        ("tensorrt", {"num_sms": 14}, "num_sms: built with 16, here 14"),
         ("tensorrt", {"versions": (("tensorrt", "10.7.0"),)}, "tensorrt: built with 10.3.0, here 10.7.0"),
         ("onnxruntime", {"versions": ()}, "onnxruntime: built with 1.20.0, here none"),
         ("onnxruntime", {"cpu": "another"}, "cpu: built with Arm Cortex-A78AE, here another"),
@@ -186,6 +189,18 @@ def test_a_sweep_over_power_modes_may_leave_the_mode_out_and_nothing_else():
         "driver: built with 540.4.0, here 540.5.0"
     ]
     assert fingerprint.explain_difference(machine(), machine(power_mode="MAXN"), "onnxruntime") == []
+
+
+def test_another_mode_excuses_the_multiprocessors_that_it_switches_and_the_same_mode_does_not():
+    fewer = machine(power_mode="MODE_15W", num_sms=6)
+    assert fingerprint.explain_difference(machine(), fewer, "tensorrt") == [
+        "num_sms: built with 16, here 6",
+        "power_mode: built with MODE_30W, here MODE_15W",
+    ]
+    assert fingerprint.explain_difference(machine(), fewer, "tensorrt", any_power_mode=True) == []
+    assert fingerprint.explain_difference(machine(), machine(num_sms=14), "tensorrt", any_power_mode=True) == [
+        "num_sms: built with 16, here 14"
+    ]
 
 
 def test_a_difference_of_the_other_backend_does_not_count():

@@ -58,7 +58,7 @@ def test_nothing_of_use_goes(board):
 
 
 def test_engines_and_timings_of_another_power_mode_stay(board):
-    board.build(entry="dense", machine=orin("10.3.0", power_mode="15W"))
+    board.build(entry="dense", machine=orin("10.3.0", power_mode="15W", num_sms=6))
     assert inventory.find_waste(board.engines, HERE) == []
 
 

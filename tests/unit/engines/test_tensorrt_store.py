@@ -73,6 +73,7 @@ def test_an_engine_without_a_readable_layer_table_is_stored_and_says_so(one_boar
         {"versions": (("tensorrt", "10.7.0"),)},
         {"l4t": "39.2.0"},
         {"cuda": "13.2.1"},
+        {"num_sms": 14},
     ],
 )
 def test_a_changed_driver_board_power_mode_or_tensorrt_is_refused_with_the_command_that_rebuilds(one_board, change):
@@ -86,8 +87,9 @@ def test_a_changed_driver_board_power_mode_or_tensorrt_is_refused_with_the_comma
 
 def test_only_an_engine_of_another_power_mode_can_be_run_all_the_same(one_board):
     manifest, folder = one_board.build()
-    other = orin("10.3.0", power_mode="MODE_15W")
-    with pytest.raises(MachineError, match="power_mode: built with MAXN, here MODE_15W") as caught:
+    other = orin("10.3.0", power_mode="MODE_15W", num_sms=6)
+    refusal = "num_sms: built with 16, here 6; power_mode: built with MAXN, here MODE_15W"
+    with pytest.raises(MachineError, match=refusal) as caught:
         store.load_engine(folder, other)
     assert caught.value.hint.endswith("--any-power-mode")
     assert store.load_engine(folder, other, any_power_mode=True) == manifest
