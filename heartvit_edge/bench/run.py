@@ -60,7 +60,7 @@ def measure_engines(
 
     Args:
         pack: What the engines were built from.
-        engines: All of one backend and precision.
+        engines: All of one kind.
         batch_sizes: Each within the engines' range.
         schedule: How long and how often.
         power: What is read meanwhile.
@@ -115,6 +115,7 @@ def measure_engines(
         "pack": pack,
         "backend": engines[0].manifest.backend,
         "precision": engines[0].manifest.precision,
+        "variant": engines[0].kind.variant,
         "created": created,
         "rows": rows,
         "power": trace and with_total(trace, power.total_rails),
@@ -156,7 +157,7 @@ def evaluate_engines(
 
     Args:
         pack: What the engines were built from.
-        engines: All of one backend and precision, the dense one first.
+        engines: All of one kind, the dense one first.
         images: Labels, where there are any, within the model's classes.
         batch_size: Images an inference, at most what the engines serve.
         num_samples: Images to keep for the report.

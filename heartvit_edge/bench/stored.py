@@ -5,11 +5,9 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
-from typing import get_args
 
-from heartvit_edge.engines import store
+from heartvit_edge.engines import engine_name, store
 from heartvit_edge.engines.onnxruntime_session import CPU
 from heartvit_edge.errors import InputError
 from heartvit_edge.power.choose import Processor
@@ -31,6 +29,12 @@ class StoredEngine:
     manifest: EngineManifest
     folder: Path
 
+    @property
+    def kind(self) -> engine_name.Kind:
+        """Return what it has in common with the other engines of a run."""
+        variant = engine_name.variant_name(self.manifest.batch, store.settings_of(self.manifest))
+        return engine_name.Kind(self.manifest.backend, self.manifest.precision, variant)
+
 
 def find_engines(
     pack_folder: Path,
@@ -41,9 +45,10 @@ def find_engines(
     precision: Precision | None,
     machine: Machine,
     *,
+    variant: str | None = None,
     any_power_mode: bool = False,
 ) -> tuple[StoredEngine, ...]:
-    """Return one engine an entry, all of one backend and one precision.
+    """Return one engine an entry, all of one backend, precision and variant.
 
     Args:
         pack_folder: Where the pack lies, for the hints.
@@ -53,6 +58,7 @@ def find_engines(
         backend: What must run them; None for the one that was built.
         precision: Their precision; None for the one that was built.
         machine: Where they shall run.
+        variant: Batch sizes and settings that they were built for, by their name; None for the one that was built.
         any_power_mode: Let them run in another power mode than they were built in.
 
     Raises:
@@ -61,37 +67,37 @@ def find_engines(
         CheckError: If an engine file was altered.
         MachineError: If an engine was built on another machine.
     """
-    kinds = product(
-        get_args(Backend) if backend is None else (backend,), get_args(Precision) if precision is None else (precision,)
-    )
-    folders = {kind: [store.engine_folder(engines, pack, entry, *kind) for entry in entries] for kind in kinds}
-    built = {kind: places for kind, places in folders.items() if any(place.is_dir() for place in places)}
+    stored = engine_name.stored_kinds(engines, pack, entries)
+    asked = {"backend": backend, "precision": precision, "variant": variant}
+    built = [kind for kind in stored if all(value in (None, getattr(kind, name)) for name, value in asked.items())]
     if not built:
-        asked = " ".join(word for word in (backend, precision) if word)
+        what = " ".join(word for word in asked.values() if word)
+        only = f"; it holds {', '.join(map(str, stored))}" if stored else ""
         raise InputError(
-            f"{engines} holds no {asked + ' ' if asked else ''}engine of {pack_folder} for {', '.join(entries)}",
-            hint=_build(pack_folder, engines, backend, precision),
+            f"{engines} holds no {what + ' ' if what else ''}engine of {pack_folder} for {', '.join(entries)}{only}",
+            hint=_build(pack_folder, engines, backend, precision, variant),
         )
+    kind = built[0]
     if len(built) > 1:
-        found = ", ".join(f"{kind[0]} {kind[1]}" for kind in built)
-        one = next(iter(built))
+        variants = len({one.variant for one in built}) > 1
         raise InputError(
-            f"{engines} holds engines of several kinds: {found}; expected a choice of one",
-            hint=f"add --backend {one[0]} --precision {one[1]}",
+            f"{engines} holds engines of several kinds: {', '.join(map(str, built))}; expected a choice of one",
+            hint=f"add --backend {kind.backend} --precision {kind.precision}"
+            + (f" --variant {kind.variant}" if variants else ""),
         )
-    (kind, places), *_ = built.items()
+    places = [engine_name.engine_folder(engines, pack, entry, kind) for entry in entries]
     missing = [entry for entry, place in zip(entries, places, strict=True) if not place.is_dir()]
     if missing:
         raise InputError(
-            f"{engines} holds no {kind[0]} {kind[1]} engine of {pack_folder} for {', '.join(missing)}",
+            f"{engines} holds no {kind} engine of {pack_folder} for {', '.join(missing)}",
             hint=_build(pack_folder, engines, *kind),
         )
     found_engines = tuple(
         StoredEngine(store.load_engine(place, machine, any_power_mode=any_power_mode), place) for place in places
     )
     for entry, engine in zip(entries, found_engines, strict=True):
-        stored = pack.entry(entry)
-        graphs = {stored.onnx_sha256, *(other.onnx_sha256 for other in stored.others if other.precision == kind[1])}
+        made = pack.entry(entry)
+        graphs = {made.onnx_sha256, *(one.onnx_sha256 for one in made.others if one.precision == kind.precision)}
         if engine.manifest.onnx_sha256 not in graphs:
             raise InputError(
                 f"the engine in {engine.folder} was built from another graph than {entry} of {pack_folder}",
@@ -141,26 +147,31 @@ def check_batch_sizes(
     """
     for engine in found:
         manifest, served = engine.manifest, engine.manifest.batch
+        settings = store.settings_of(manifest)
         outside = [size for size in batch_sizes if not served.min <= size <= served.max]
         if outside:
             wider = BatchRange(min=min(served.min, *batch_sizes), opt=served.opt, max=max(served.max, *batch_sizes))
             command = store.build_command(
                 str(pack_folder),
-                manifest.entry,
+                None,
                 manifest.backend,
                 manifest.precision,
                 batch=wider,
                 engines=engines,
-                force=True,
+                force=False,
+                settings=settings,
             )
             raise InputError(
                 f"the engine of {manifest.entry} serves batch sizes {served.min} to {served.max}, found {outside[0]}",
-                hint=f"build it for more: {command}",
+                hint=f"build others: {command}; then add --variant {engine_name.variant_name(wider, settings)}",
             )
 
 
-def _build(pack_folder: Path, engines: Path, backend: Backend | None, precision: Precision | None) -> str:
+def _build(
+    pack_folder: Path, engines: Path, backend: Backend | None, precision: Precision | None, variant: str | None
+) -> str:
     words = ["heartvit-edge", "build-engine", str(pack_folder)]
     words += ["--backend", backend] if backend else []
     words += ["--precision", precision] if precision else []
+    words += engine_name.variant_options(variant or engine_name.DEFAULT) or []
     return "build them with: " + shlex.join([*words, "--engines", str(engines)])

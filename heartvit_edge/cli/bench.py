@@ -60,6 +60,7 @@ def bench(
     ] = None,
     backend: options.BuiltBackend = None,
     precision: options.BuiltPrecision = None,
+    variant: options.BuiltVariant = None,
     budget: options.Entries = None,
     batch_size: Annotated[
         list[str] | None,
@@ -182,9 +183,10 @@ def bench(
     if profile_table is not None:
         built = {"--out": out, "--budget": budget, "--engines": engines, "--any-power-mode": any_power_mode}
         asked = {"--scenario": scenario, "--arrival": arrival, "--mlperf": mlperf, "--power-mode": power_mode}
+        kept = {"--variant": variant}
         paced = {"--idle": idle is not None, "--cool-down": cool_down is not None, "--yes": yes}
         limits = {"--total-rail": total_rail, "--bandwidth": bandwidth, "--peak": peak}
-        refuse_options_of_engines({**built, **asked, **paced, **limits}, sizes)
+        refuse_options_of_engines({**built, **kept, **asked, **paced, **limits}, sizes)
         if precision is options.PrecisionName.int8:
             raise InputError(
                 "INT8 needs images, which a table of single blocks has none of", hint="--precision fp16, or fp32"
@@ -221,6 +223,7 @@ def bench(
         Wanted(
             backend=backend.value if backend else None,
             precision=precision.value if precision else None,
+            variant=variant,
             budgets=tuple(budget or ()),
             sizes=tuple(sizes),
             scenario=scenario.value if scenario else "single-stream" if mlperf and not (sizes or arrival) else None,

@@ -34,7 +34,9 @@ class BuildJob(NamedTuple):
     @property
     def label(self) -> str:
         """Return what progress and messages call it."""
-        return f"{self.entry}, {self.backend} {self.precision}"
+        from heartvit_edge.engines.engine_name import Kind, variant_name
+
+        return f"{self.entry}, {Kind(self.backend, self.precision, variant_name(self.batch, self.settings))}"
 
 
 class Result(NamedTuple):

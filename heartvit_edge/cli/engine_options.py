@@ -49,6 +49,16 @@ BuiltBackend = Annotated[
 BuiltPrecision = Annotated[
     PrecisionName | None, typer.Option(help="Of the engines.", show_default="the one that was built")
 ]
+BuiltVariant = Annotated[
+    str | None,
+    typer.Option(
+        "--variant",
+        metavar="NAME",
+        help="Batch sizes and settings that the engines were built for, as the end of their folders' names says: "
+        "batch8, level5-sparse; default for none.",
+        show_default="the one that was built",
+    ),
+]
 Entries = Annotated[
     list[str] | None,
     typer.Option(

@@ -40,6 +40,7 @@ def evaluate(
     engines: options.Engines = Path("engines"),
     backend: options.BuiltBackend = None,
     precision: options.BuiltPrecision = None,
+    variant: options.BuiltVariant = None,
     budget: options.Entries = None,
     batch_size: Annotated[
         int | None,
@@ -81,6 +82,7 @@ def evaluate(
         backend.value if backend else None,
         precision.value if precision else None,
         detect_machine(),
+        variant=variant,
         any_power_mode=any_power_mode,
     )
     size = _batch_size(batch_size, found)
@@ -92,7 +94,7 @@ def evaluate(
         def tell(text: str) -> None:
             progress.console.print(text, markup=False, soft_wrap=True)
 
-        tell(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
+        tell(f"engines: {found[0].kind}, {len(found)} from {engines}")
         images = load_images(
             data, classes=content.classes, num_images=limit, warn=tell, progress=_bar(progress, "reading images")
         )

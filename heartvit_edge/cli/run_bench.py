@@ -38,6 +38,7 @@ class Wanted:
 
     backend: Backend | None
     precision: Precision | None
+    variant: str | None
     budgets: tuple[str, ...]
     sizes: tuple[int, ...]
     scenario: Scenario | None
@@ -146,6 +147,7 @@ def _prepare(pack: Path, engines: Path, wanted: Wanted) -> Prepared:
         wanted.backend,
         wanted.precision,
         detect_machine(),
+        variant=wanted.variant,
         any_power_mode=wanted.any_power_mode or bool(wanted.modes),
     )
     sizes: Sequence[int] = wanted.sizes or (1,)
@@ -154,7 +156,7 @@ def _prepare(pack: Path, engines: Path, wanted: Wanted) -> Prepared:
         low, high = max(one.min for one in ranges), min(one.max for one in ranges)
         sizes = scenario_sizes(wanted.scenario, wanted.sizes, BatchRange(min=low, opt=low, max=high))
     check_batch_sizes(pack, engines, found, sizes)
-    say(f"engines: {found[0].manifest.backend} {found[0].manifest.precision}, {len(found)} from {engines}")
+    say(f"engines: {found[0].kind}, {len(found)} from {engines}")
     return Prepared(content, found, tuple(sizes), arrival_per_s)
 
 

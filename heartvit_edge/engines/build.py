@@ -10,11 +10,12 @@ from heartvit_edge import __version__
 from heartvit_edge.engines import onnxruntime_build
 from heartvit_edge.engines.build_progress import Progress
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
+from heartvit_edge.engines.engine_name import Kind, engine_folder, variant_name
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
 from heartvit_edge.engines.pick_graph import pick_graph
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.signals import termination_as_exit
-from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, engine_folder, option, reusable_engine
+from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, option, reusable_engine
 from heartvit_edge.engines.store_lock import clear, left_overs, lock_store
 from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options, strongly_typed
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
@@ -129,7 +130,7 @@ def build_engine(
         num_keep=entry.num_keep,
         buckets=entry.routing.buckets if entry.routing else (),
     )
-    folder = engine_folder(engines, pack, entry.name, backend, precision)
+    folder = engine_folder(engines, pack, entry.name, Kind(backend, precision, variant_name(batch, settings)))
     with termination_as_exit(), lock_store(engines, tell):
         for left in left_overs(engines):
             clear(left)

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from heartvit_edge.engines.engine_name import ENGINE_NAME
 from heartvit_edge.engines.fingerprint import explain_difference
 from heartvit_edge.engines.store import MANIFEST, load_engine
 from heartvit_edge.engines.store_lock import clear, left_overs
@@ -14,8 +15,6 @@ from heartvit_edge.engines.timing_cache import FOLDER, cache_path
 from heartvit_edge.errors import CheckError, HeartViTError, InputError, MachineError
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.machine import Machine
-
-ENGINE_NAME = re.compile(r".+-(onnxruntime|tensorrt)-(fp32|fp16|int8)")
 
 
 class Stored(NamedTuple):
@@ -66,7 +65,7 @@ def engine_folders(engines: Path) -> list[Path]:
     """
     if not engines.is_dir():
         raise InputError(f"there is no folder {engines}", hint="name the store: --engines ENGINES")
-    return sorted(path for path in engines.glob("*/*") if path.is_dir() and ENGINE_NAME.fullmatch(path.name))
+    return sorted(path for path in engines.glob("*/*") if path.is_dir() and re.fullmatch(ENGINE_NAME, path.name))
 
 
 def list_engines(engines: Path, machine: Machine) -> list[Stored]:

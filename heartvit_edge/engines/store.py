@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from pathlib import Path
 
@@ -11,33 +10,14 @@ from heartvit_edge.errors import CheckError, InputError, MachineError
 from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.files import check_sha256
 from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.pack import BudgetPack
 
 MANIFEST = "manifest.json"
 LAYERS = "layers.json"
-UNFIT_FOR_A_FILE = re.compile(r"[^A-Za-z0-9._-]+")
-
-
-def engine_folder(engines: Path, pack: BudgetPack, entry: str, backend: Backend, precision: Precision) -> Path:
-    """Return ``<engines>/<model>-<first 12 digits of the pack's digest>/<entry>-<backend>-<precision>``.
-
-    Args:
-        engines: The store, such as ``engines``.
-        pack: The pack that the engine is built from.
-        entry: Name of the pack's entry.
-        backend: What runs the engine.
-        precision: Element type of its matrix products.
-
-    Raises:
-        InputError: If the pack has no such entry.
-    """
-    model = UNFIT_FOR_A_FILE.sub("_", pack.source.name)
-    return engines / f"{model}-{pack.digest()[:12]}" / f"{pack.entry(entry).name}-{backend}-{precision}"
 
 
 def build_command(
     pack: str,
-    entry: str,
+    entry: str | None,
     backend: Backend,
     precision: Precision,
     *,
@@ -46,11 +26,11 @@ def build_command(
     force: bool,
     settings: BuildSettings | None = None,
 ) -> str:
-    """Return the command line that builds one engine.
+    """Return the command line that builds one engine, or those of all entries.
 
     Args:
         pack: Folder of the pack, or ``PACK`` where it is not known.
-        entry: Name of the pack's entry.
+        entry: Name of the pack's entry; None for all of them.
         backend: What runs the engine.
         precision: Element type of its matrix products.
         batch: Batch sizes that it serves.
@@ -59,7 +39,8 @@ def build_command(
         settings: How a TensorRT engine is built.
     """
     settings = settings or BuildSettings()
-    words = ["heartvit-edge", "build-engine", pack, "--backend", backend, "--precision", precision, "--budget", entry]
+    words = ["heartvit-edge", "build-engine", pack, "--backend", backend, "--precision", precision]
+    words += ["--budget", entry] if entry is not None else []
     words += ["--batch-size", f"{batch.min}:{batch.opt}:{batch.max}", "--engines", str(engines)]
     if settings.optimization_level != BuildSettings().optimization_level:
         words += ["--optimization-level", str(settings.optimization_level)]
@@ -69,13 +50,6 @@ def build_command(
 
 def rebuild_command(manifest: EngineManifest, folder: Path) -> str:
     """Return the command line that builds an engine of the store again, from a pack that is not known here."""
-    options = dict(manifest.options)
-    settings = BuildSettings()
-    if manifest.backend == "tensorrt":
-        settings = BuildSettings(
-            optimization_level=int(options.get("optimization_level", settings.optimization_level)),
-            sparse=options.get("sparse_weights") == "on",
-        )
     return build_command(
         "PACK",
         manifest.entry,
@@ -84,7 +58,16 @@ def rebuild_command(manifest: EngineManifest, folder: Path) -> str:
         batch=manifest.batch,
         engines=folder.parent.parent,
         force=True,
-        settings=settings,
+        settings=settings_of(manifest),
+    )
+
+
+def settings_of(manifest: EngineManifest) -> BuildSettings:
+    """Return how an engine was built; the default where ONNX Runtime is the backend, which takes no other."""
+    options = dict(manifest.options)
+    return BuildSettings(
+        optimization_level=int(options.get("optimization_level", BuildSettings().optimization_level)),
+        sparse=options.get("sparse_weights") == "on",
     )
 
 
@@ -94,7 +77,7 @@ def load_engine(folder: Path, machine: Machine, *, any_power_mode: bool = False)
     The hash comes first: an engine file is code, and nothing of an altered one may be loaded.
 
     Args:
-        folder: From :func:`engine_folder`.
+        folder: From :func:`heartvit_edge.engines.engine_name.engine_folder`.
         machine: Where it shall run.
         any_power_mode: Let it run in another power mode than it was built in.
 

@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from heartvit_edge.engines.engine_name import ENGINE_NAME
 from heartvit_edge.errors import InputError
 
 # What spec.files makes beside an engine's folder or a timing cache, and where it puts the folder that was there.
 # Nothing else is ever taken for a left-over: --engines may name a folder that holds other things.
 LEFT_OVER = re.compile(
-    r"\.(?P<name>.+-(onnxruntime|tensorrt)-fp(32|16))\.[a-z0-9_]{8}(?P<former>\.former)?"
+    rf"\.(?P<name>{ENGINE_NAME})\.[a-z0-9_]{{8}}(?P<former>\.former)?"
     r"|\.[0-9a-f]{16}\.cache\.[a-z0-9_]{8}\.cache"
 )
 

@@ -60,6 +60,7 @@ def environment(run: Run) -> dict[str, str | None]:
             "Backend": f"{run.measurement.backend}, {run.measurement.precision}",
             "Requests": _requests(run.measurement),
             "Windows": _windows(run.measurement),
+            "Engines built for": run.measurement.variant,
         }
         if run.measurement.power:
             trace = run.measurement.power

@@ -151,7 +151,7 @@ def out_of_memory(what: str, asked: int | None, memory: tuple[int, int]) -> Mach
     return MachineError(
         f"{what} is out of memory: asked for {wanted}, {free:.1f} of {total:.1f} MiB are free",
         hint="close what else uses it, or build for a smaller batch: "
-        "heartvit-edge build-engine PACK --batch-size 1 --force",
+        "heartvit-edge build-engine PACK --batch-size 1, then add --variant batch1",
     )
 
 

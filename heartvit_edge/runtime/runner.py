@@ -89,7 +89,7 @@ def check_images(images: NDArray[Any], manifest: EngineManifest) -> None:
         raise InputError(
             f"found a batch of {images.shape[0]} images, engine {manifest.entry} serves {batch.min} to {batch.max}",
             hint=f"build it for more: heartvit-edge build-engine PACK --batch-size "
-            f"{min(batch.min, images.shape[0])}:{batch.opt}:{max(batch.max, images.shape[0])} --force",
+            f"{min(batch.min, images.shape[0])}:{batch.opt}:{max(batch.max, images.shape[0])}",
         )
 
 

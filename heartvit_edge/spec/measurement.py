@@ -150,6 +150,7 @@ class Measurement(Artefact):
         machine: Where it ran.
         backend: What ran the engines.
         precision: Precision of the engines.
+        variant: Batch sizes and settings that the engines were built for, where they are not the default ones.
         created: UTC time at the start, ISO 8601.
         command: What measures this again.
         rows: One an (entry, batch size).
@@ -180,6 +181,7 @@ class Measurement(Artefact):
     board: BoardTrace | None = None
     limits: MachineLimits | None = None
     layers: tuple[EngineLayers, ...] = ()
+    variant: str = "default"
 
     @model_validator(mode="after")
     def _power_or_a_reason(self) -> Self:

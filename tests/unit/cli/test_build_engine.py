@@ -61,19 +61,21 @@ def test_a_second_run_keeps_the_engines_and_says_so(run_cli, pack, monkeypatch):
 def test_the_dense_entry_is_built_beside_every_budget(run_cli, pack):
     result = run_cli("build-engine", pack, "--budget", "macs-0.5", "--precision", "fp16", "--batch-size", "2")
     assert [line.split("/")[-2] for line in result.stdout.splitlines()] == [
-        "dense-onnxruntime-fp16",
-        "macs-0.5-onnxruntime-fp16",
+        "dense-onnxruntime-fp16-batch2",
+        "macs-0.5-onnxruntime-fp16-batch2",
     ]
 
 
-def test_other_engines_in_their_place_are_refused_with_the_command_then_replaced(run_cli, pack):
+def test_other_engines_in_their_place_are_refused_with_the_command_then_replaced(run_cli, pack, monkeypatch):
     run_cli("build-engine", pack)
-    result = run_cli("build-engine", pack, "--batch-size", "1:2:4")
+    here = fingerprint.detect_machine()
+    monkeypatch.setattr(fingerprint, "detect_machine", lambda: here.model_copy(update={"cpu": "another"}))
+    result = run_cli("build-engine", pack)
     assert result.exit_code == 2
-    assert "batch size is 1:1:8, wanted 1:2:4" in result.stderr
+    assert f"cpu: built with {here.cpu}, here another" in result.stderr
     assert f"hint: replace it: heartvit-edge build-engine {pack} --backend onnxruntime" in result.stderr
     assert result.stdout == ""
-    assert run_cli("build-engine", pack, "--batch-size", "1:2:4", "--force").exit_code == 0
+    assert run_cli("build-engine", pack, "--force").exit_code == 0
 
 
 def test_tensorrt_that_was_asked_for_and_is_missing_exits_3_with_the_command_that_installs_it(run_cli, pack):
@@ -236,6 +238,37 @@ def test_a_matrix_builds_every_engine_for_this_board_and_summarises(run_cli, boa
     ]
     assert "engine 3 of matrix.toml is for Orin NX: left out on NVIDIA Jetson AGX Orin" in result.stderr
     assert result.stderr.count("  built\n") == 5
+
+
+def test_rows_that_differ_in_batch_or_settings_alone_do_not_collide(run_cli, board, tmp_path):
+    (tmp_path / "matrix.toml").write_text(
+        """
+        [[engine]]
+        budget = ["dense"]
+        [[engine]]
+        budget = ["dense"]
+        batch_size = [8, 8, 8]
+        [[engine]]
+        budget = ["dense"]
+        batch_size = [8, 8, 8]
+        optimization_level = 5
+        sparse = true
+        """
+    )
+    result = run_cli("build-engine", board.folder, "--matrix", "matrix.toml")
+    assert result.exit_code == 0, result.stderr
+    manifests = [Path(line) for line in result.stdout.splitlines()]
+    assert [path.parent.name for path in manifests] == [
+        "dense-tensorrt-fp32",
+        "dense-tensorrt-fp32-batch8",
+        "dense-tensorrt-fp32-batch8-level5-sparse",
+    ]
+    for path in manifests:
+        assert store.load_engine(path.parent, orin("10.3.0")) == EngineManifest.read(path)
+    assert "dense, tensorrt fp32 batch8-level5-sparse" in result.stderr
+    again = run_cli("build-engine", board.folder, "--matrix", "matrix.toml")
+    assert again.stdout == result.stdout
+    assert again.stderr.count("is current, nothing to build") == 3
 
 
 def test_a_matrix_goes_on_after_a_failure_and_exits_with_its_code(run_cli, board, tmp_path):

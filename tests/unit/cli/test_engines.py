@@ -34,7 +34,7 @@ def test_list_prints_each_engine_and_says_why_one_does_not_fit(run_cli, board):
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["engine", "batch", "MB", "attention", "fused", "fits"]
     assert [line.split()[-1] for line in lines[1:]] == ["yes", "yes"]
-    assert lines[1].split()[0].endswith("dense-tensorrt-fp32")
+    assert lines[1].split()[0].endswith("dense-tensorrt-fp32-batch1.2.4")
     assert lines[1].split()[1] == "1:2:4"
     board.machine = orin("10.3.0", driver="540.5.0")
     result = run_cli("engines", "list")
@@ -94,7 +94,7 @@ def test_time_prints_medians_in_trtexecs_words(run_cli, board):
     assert dense["images_per_s"] > 0
     text = run_cli("engines", "time", board.folders[0], "--batch-size", "4", "--duration", "0.01", "--no-cuda-graph")
     assert text.stdout.splitlines()[0].split()[:6] == ["engine", "batch", "samples", "h2d", "ms", "gpu"]
-    assert text.stdout.splitlines()[1].split()[:2] == ["dense-tensorrt-fp32", "4"]
+    assert text.stdout.splitlines()[1].split()[:2] == ["dense-tensorrt-fp32-batch1.2.4", "4"]
     assert "medians; plain enqueues" in text.stderr
 
 

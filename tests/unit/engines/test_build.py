@@ -25,7 +25,7 @@ def build_dense(tmp_path):
     folder = tmp_path / "pack"
     pack = make_tiny_pack(folder)
 
-    def run(*, entry="dense", precision="fp32", batch=None, force=False, **more):
+    def run(*, entry="dense", precision="fp32", batch=None, machine=DESKTOP, force=False, **more):
         return build_engine(
             folder,
             pack,
@@ -34,7 +34,7 @@ def build_dense(tmp_path):
             precision,
             batch or BatchRange(),
             tmp_path / "engines",
-            DESKTOP,
+            machine,
             force=force,
             **more,
         )
@@ -136,14 +136,25 @@ def test_an_engine_that_fits_is_kept_and_said_so(build_dense):
 
 def test_an_engine_that_does_not_fit_is_refused_with_the_command_and_replaced_by_force(build_dense, tmp_path):
     folder = build_dense()
-    with pytest.raises(InputError, match="batch size is 1:1:8, wanted 1:1:2") as caught:
-        build_dense(batch=BatchRange(max=2))
+    other = DESKTOP.model_copy(update={"cpu": "Another Processor"})
+    with pytest.raises(InputError, match="cpu: built with Some Processor 9000, here Another Processor") as caught:
+        build_dense(machine=other)
     assert caught.value.hint == (
         f"replace it: heartvit-edge build-engine {tmp_path}/pack --backend onnxruntime --precision fp32 "
-        f"--budget dense --batch-size 1:1:2 --engines {tmp_path}/engines --force"
+        f"--budget dense --batch-size 1:1:8 --engines {tmp_path}/engines --force"
     )
-    assert build_dense(batch=BatchRange(max=2), force=True) == folder
-    assert store.load_engine(folder, DESKTOP).batch.max == 2
+    assert build_dense(machine=other, force=True) == folder
+    assert store.load_engine(folder, other).machine == other
+
+
+def test_engines_for_other_batch_sizes_lie_side_by_side(build_dense):
+    folders = [build_dense(), build_dense(batch=BatchRange(max=2)), build_dense(batch=BatchRange(min=4, opt=4, max=4))]
+    assert [folder.name for folder in folders] == [
+        "dense-onnxruntime-fp32",
+        "dense-onnxruntime-fp32-batch1.1.2",
+        "dense-onnxruntime-fp32-batch4",
+    ]
+    assert [store.load_engine(folder, DESKTOP).batch.max for folder in folders] == [8, 2, 4]
 
 
 def test_an_altered_graph_is_not_built(build_dense, tmp_path):

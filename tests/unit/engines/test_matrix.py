@@ -95,5 +95,6 @@ def test_the_matrices_of_the_repository_can_be_read(repository):
     assert any(row.suits(DESKTOP) for row in matrices["everywhere.toml"].rows)
     assert [row.backend for row in matrices["orin.toml"].rows if row.suits(orin("10.3.0"))] == [
         "tensorrt",
+        "tensorrt",
         "onnxruntime",
     ]

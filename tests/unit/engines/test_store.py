@@ -10,6 +10,7 @@ from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge import __version__
 from heartvit_edge.engines import store
+from heartvit_edge.engines.engine_name import Kind, engine_folder
 from heartvit_edge.errors import CheckError, InputError, MachineError
 from heartvit_edge.spec.engine import BatchRange, EngineManifest
 from heartvit_edge.spec.files import sha256_bytes
@@ -24,7 +25,7 @@ def pack(tmp_path):
 @pytest.fixture
 def folder(tmp_path, pack):
     """Return the folder of a stored engine, whose file is not a real one."""
-    found = store.engine_folder(tmp_path / "engines", pack, "dense", "onnxruntime", "fp32")
+    found = engine_folder(tmp_path / "engines", pack, "dense", Kind("onnxruntime", "fp32"))
     found.mkdir(parents=True)
     (found / "engine.onnx").write_bytes(b"engine")
     entry = pack.entry("dense")
@@ -44,22 +45,6 @@ def folder(tmp_path, pack):
         tool_version=__version__,
     ).write(found / store.MANIFEST)
     return found
-
-
-def test_an_engine_lies_below_its_model_and_the_digest_of_its_pack(tmp_path, pack):
-    assert store.engine_folder(tmp_path, pack, "macs-0.5", "tensorrt", "fp16") == (
-        tmp_path / f"tiny_vit-{pack.digest()[:12]}" / "macs-0.5-tensorrt-fp16"
-    )
-
-
-def test_a_model_name_with_a_slash_stays_one_folder(tmp_path, pack):
-    hub = pack.model_copy(update={"source": pack.source.model_copy(update={"name": "hf_hub:timm/vit.x"})})
-    assert store.engine_folder(tmp_path, hub, "dense", "tensorrt", "fp16").parent.name.startswith("hf_hub_timm_vit.x-")
-
-
-def test_an_entry_that_the_pack_lacks_has_no_folder(tmp_path, pack):
-    with pytest.raises(InputError, match=r"no entry 'macs-0\.7', only dense, macs-0\.5"):
-        store.engine_folder(tmp_path, pack, "macs-0.7", "tensorrt", "fp16")
 
 
 def test_a_whole_engine_of_this_machine_is_loaded(folder):

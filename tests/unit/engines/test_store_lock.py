@@ -72,13 +72,16 @@ def test_a_build_that_was_killed_gives_the_lock_back_and_leaves_what_can_be_clea
     assert list((tmp_path / "model").iterdir()) == []
 
 
-def test_an_engine_that_was_moved_away_by_a_killed_build_is_put_back(tmp_path):
-    away = tmp_path / "model" / ".dense-tensorrt-fp16.ab12_xyz.former"
+@pytest.mark.parametrize(
+    "name", ["dense-tensorrt-fp16", "dense-tensorrt-int8", "dense-onnxruntime-fp32-batch1.2.4-level5"]
+)
+def test_an_engine_that_was_moved_away_by_a_killed_build_is_put_back(tmp_path, name):
+    away = tmp_path / "model" / f".{name}.ab12_xyz.former"
     away.mkdir(parents=True)
     (away / "engine.plan").write_bytes(b"whole")
     assert left_overs(tmp_path) == [away]
     clear(away)
-    assert (tmp_path / "model/dense-tensorrt-fp16/engine.plan").read_bytes() == b"whole"
+    assert (tmp_path / "model" / name / "engine.plan").read_bytes() == b"whole"
 
 
 def test_an_engine_that_was_replaced_does_not_come_back(tmp_path):

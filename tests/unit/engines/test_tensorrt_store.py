@@ -50,10 +50,13 @@ def test_free_memory_of_another_day_does_not_make_another_engine(board):
 
 
 @pytest.mark.parametrize("settings", [BuildSettings(optimization_level=5), BuildSettings(sparse=True)])
-def test_other_settings_make_another_engine_and_the_hint_names_them(one_board, settings):
-    one_board.build()
-    with pytest.raises(InputError, match=r"the engine in .* is another one") as caught:
-        one_board.build(settings=settings, force=False)
+def test_other_settings_make_another_engine_beside_the_first_and_what_rebuilds_it_names_them(one_board, settings):
+    _, first = one_board.build()
+    manifest, folder = one_board.build(settings=settings, force=False)
+    assert folder.name == f"{first.name}-{'sparse' if settings.sparse else 'level5'}"
+    assert store.settings_of(manifest) == settings
+    with pytest.raises(InputError, match=r"the engine in .* is another one: driver") as caught:
+        one_board.build(settings=settings, force=False, machine=orin("10.3.0", driver="540.5.0"))
     assert ("--sparse" if settings.sparse else "--optimization-level 5") in caught.value.hint
 
 
