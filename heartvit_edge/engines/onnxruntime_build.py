@@ -45,7 +45,8 @@ def build_graph(onnx: Path, target: Path, shape: ModelShape, convert: bool, prov
         MachineError: If onnxruntime, the provider or what FP16 needs is missing.
         CheckError: If the graph cannot be read or converted.
     """
-    with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch:
+    # Beside the engine, in what the next build clears if this one is killed.
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=target.parent) as scratch:
         source = onnx
         if convert:
             source = Path(scratch) / "half.onnx"

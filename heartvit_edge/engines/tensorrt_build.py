@@ -131,7 +131,8 @@ def build_plan(job: Job, plan: Path, means: Means) -> Built:
     network = builder.create_network(1 << int(flags.STRONGLY_TYPED if strong else flags.EXPLICIT_BATCH))
     config = _configure(trt, builder, job.settings, means)
     timings = timing_cache.begin(config, means.timings)
-    with tempfile.TemporaryDirectory(prefix="heartvit-edge-") as scratch, held_back() as stop:
+    # Beside the engine, in what the next build clears if this one is killed.
+    with tempfile.TemporaryDirectory(prefix="scratch-", dir=plan.parent) as scratch, held_back() as stop:
         graph = job.onnx
         if strong and job.precision != "fp32" and job.written != "fp16":
             graph = Path(scratch) / "half.onnx"

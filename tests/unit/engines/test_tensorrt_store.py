@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 from fakes.board import Board
@@ -119,6 +121,31 @@ def test_a_build_that_is_stopped_leaves_nothing(board, number):
     left = [path for path in board.engines.rglob("*") if path.is_file() and timing_cache.FOLDER not in path.parts]
     assert left == []
     assert list(board.engines.glob("tiny*/*")) == []
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import pytest
+from fakes.board import Board
+board = Board(Path(sys.argv[1]), pytest.MonkeyPatch(), "10.3.0")
+board.script.during_build = lambda: os.kill(os.getpid(), signal.SIGKILL)
+board.build("fp16")
+"""
+
+
+def test_what_a_killed_build_had_written_goes_with_the_next_and_lies_nowhere_else(tmp_path, monkeypatch, repository):
+    (tmp_path / "temporary").mkdir()
+    paths = os.pathsep.join(map(str, (repository, repository / "tests")))
+    places = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path], env=places, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert list((tmp_path / "temporary").rglob("*.onnx")) == []
+    (left,) = (tmp_path / "engines").glob("tiny*/.*")
+    assert {path.name for path in left.rglob("*")} >= {"half.onnx"}
+    _, folder = Board(tmp_path, monkeypatch, "10.3.0").build()
+    assert list(folder.parent.iterdir()) == [folder]
+    assert {path.name for path in folder.iterdir()} == {"engine.plan", "layers.json", "manifest.json"}
 
 
 def test_a_build_that_fails_leaves_nothing_but_the_former_engine(board):
