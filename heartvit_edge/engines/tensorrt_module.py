@@ -10,7 +10,8 @@ from typing import Any
 
 from heartvit_edge.errors import MachineError
 
-SUPPORTED = "8.6, or 10.0 and later"
+SUPPORTED = "8.6, or 10.1 and later"
+"""10.0 lacks the members by which scratch is given from 10.1 to 11, and no JetPack has it."""
 OUT_OF_MEMORY = re.compile(r"out ?of ?memory|memory .*could not be allocated", re.IGNORECASE)
 ASKED = re.compile(r"[Rr]equested amount of (?:GPU )?memory \((\d+) bytes\)")
 
@@ -41,8 +42,7 @@ def import_tensorrt() -> Any:  # noqa: ANN401 - the module carries no types
         trt = importlib.import_module("tensorrt")
     except (ImportError, OSError) as err:  # OSError: a shared library is missing
         raise MachineError(f"TensorRT cannot be imported: {err}", hint=install_hint()) from err
-    major, minor = version(trt)
-    if (major, minor) != (8, 6) and major < 10:
+    if version(trt) != (8, 6) and version(trt) < (10, 1):
         raise MachineError(f"found TensorRT {trt.__version__}, expected {SUPPORTED}", hint=install_hint())
     return trt
 

@@ -193,12 +193,12 @@ def test_a_graph_whose_outputs_are_not_the_packs_is_refused(build, version):
         build(version, entry=other)
 
 
-@pytest.mark.parametrize("version", ["8.5.3", "9.2.0"])
+@pytest.mark.parametrize("version", ["8.5.3", "9.2.0", "10.0.1"])
 def test_an_unknown_release_is_refused(monkeypatch, version):
     trt = make_tensorrt("8.6.1")
     trt.__version__ = version
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    with pytest.raises(MachineError, match=f"found TensorRT {version}, expected 8.6, or 10.0 and later"):
+    with pytest.raises(MachineError, match=f"found TensorRT {version}, expected 8.6, or 10.1 and later"):
         tensorrt_module.import_tensorrt()
 
 
