@@ -75,7 +75,9 @@ def find_engines(
         only = f"; it holds {', '.join(map(str, stored))}" if stored else ""
         raise InputError(
             f"{engines} holds no {what + ' ' if what else ''}engine of {pack_folder} for {', '.join(entries)}{only}",
-            hint=_build(pack_folder, engines, backend, precision, variant),
+            hint="write --variant default, or another's name as `heartvit-edge engines list` shows it"
+            if variant and engine_name.variant_options(variant) is None
+            else _build(pack_folder, engines, backend, precision, variant),
         )
     kind = built[0]
     if len(built) > 1:

@@ -64,7 +64,10 @@ def bench(
     budget: options.Entries = None,
     batch_size: Annotated[
         list[str] | None,
-        typer.Option(help="Images an inference; repeat, or separate by commas, for more.", show_default="1"),
+        typer.Option(
+            help="Images an inference; repeat, or separate by commas, for more.",
+            show_default="the smallest that the engines serve: 1",
+        ),
     ] = None,
     duration: Annotated[
         float | None,

@@ -19,6 +19,7 @@ from heartvit_edge.spec.pack import BudgetPack
 
 EVERYTHING = Budget(limit=1.0).label
 BATCH = "1:1:8"
+NO_JETSON = "a machine that is no Jetson"
 
 
 def build_engine(
@@ -131,7 +132,7 @@ def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[Bu
     failed: list[Result] = []
     for number, row in enumerate(read_matrix(path).rows, start=1):
         if not row.suits(machine):
-            say(f"engine {number} of {path} is for {', '.join(row.boards)}: left out on {machine.board or 'no Jetson'}")
+            say(f"engine {number} of {path} is for {', '.join(row.boards)}: left out on {machine.board or NO_JETSON}")
             continue
         try:
             names = choose_entries(pack, list(row.budget))
@@ -145,7 +146,7 @@ def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[Bu
             jobs |= dict.fromkeys(BuildJob(name, chosen, precision, row.batch_size, row.settings) for name in names)
     if not jobs and not failed:
         raise InputError(
-            f"{path} asks for no engine on {machine.board or 'a machine that is no Jetson'}",
+            f"{path} asks for no engine on {machine.board or NO_JETSON}",
             hint="take another: --matrix engines/everywhere.toml",
         )
     return list(jobs), failed

@@ -51,18 +51,20 @@ def time_engines(
 
     machine = detect_machine()
     engines = [(load_engine(folder, machine, any_power_mode=any_power_mode), folder) for folder in folders]
+    for manifest, folder in engines:
+        if manifest.backend != "tensorrt" or manifest.parts:
+            found = "a stem with tails" if manifest.parts else f"an engine of {manifest.backend}"
+            raise InputError(
+                f"{folder} is {found}, expected one engine of tensorrt",
+                hint="measure it with: heartvit-edge bench PACK --out run",
+            )
     rows = []
     with (
         open_runners(engines, options.cuda_choice(cuda_binding, cuda_graph)) as runners,
         window_progress(len(engines)) as (tell, step),
     ):
         for (manifest, folder), runner in zip(engines, runners, strict=True):
-            if not isinstance(runner, TensorRTRunner):
-                found = "a stem with tails" if manifest.parts else f"an engine of {manifest.backend}"
-                raise InputError(
-                    f"{folder} is {found}, expected one engine of tensorrt",
-                    hint="measure it with: heartvit-edge bench PACK --out run",
-                )
+            assert isinstance(runner, TensorRTRunner)  # by its manifest
             step(str(folder))
             batch = batch_size or manifest.batch.opt
             shape = sizes(manifest.inputs[0], batch)

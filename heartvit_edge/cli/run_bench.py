@@ -150,10 +150,10 @@ def _prepare(pack: Path, engines: Path, wanted: Wanted) -> Prepared:
         variant=wanted.variant,
         any_power_mode=wanted.any_power_mode or bool(wanted.modes),
     )
-    sizes: Sequence[int] = wanted.sizes or (1,)
+    ranges = [engine.manifest.batch for engine in found]
+    low, high = max(one.min for one in ranges), min(one.max for one in ranges)
+    sizes: Sequence[int] = wanted.sizes or (low,)
     if wanted.scenario is not None:
-        ranges = [engine.manifest.batch for engine in found]
-        low, high = max(one.min for one in ranges), min(one.max for one in ranges)
         sizes = scenario_sizes(wanted.scenario, wanted.sizes, BatchRange(min=low, opt=low, max=high))
     check_batch_sizes(pack, engines, found, sizes)
     say(f"engines: {found[0].kind}, {len(found)} from {engines}")

@@ -18,6 +18,8 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+EXAMPLE = "engines/orin.toml of the repository explains every key"
+
 
 class MatrixRow(Spec):
     """One ``[[engine]]`` of a matrix: an engine for each of its precisions and budgets.
@@ -26,7 +28,7 @@ class MatrixRow(Spec):
         backend: What will run them; None for TensorRT where it can be used, else ONNX Runtime.
         precision: Element types of the matrix products, one engine each.
         budget: Entries by name or number; empty for every entry of the pack. The dense entry is always built.
-        batch_size: Smallest, best and largest batch.
+        batch_size: Smallest, best and largest batch; in the file also one number, for that batch alone.
         optimization_level: TensorRT's, 0 to 5.
         sparse: Whether TensorRT may choose kernels for sparse weights.
         boards: Parts of module names or part numbers; empty for every machine.
@@ -42,10 +44,11 @@ class MatrixRow(Spec):
 
     @field_validator("batch_size", mode="before")
     @classmethod
-    def _three_numbers(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
-        if isinstance(value, list) and len(value) == 3:
-            return dict(zip(("min", "opt", "max"), value, strict=True))
-        raise ValueError(f"expected three whole numbers that ascend, found {value!r}")
+    def _one_number_or_three(cls, value: Any) -> Any:  # noqa: ANN401 - whatever the file holds
+        sizes = [value] * 3 if type(value) is int else value
+        if isinstance(sizes, list) and len(sizes) == 3:
+            return dict(zip(("min", "opt", "max"), sizes, strict=True))
+        raise ValueError(f"expected one whole number, or three that ascend, found {value!r}")
 
     @property
     def settings(self) -> BuildSettings:
@@ -75,14 +78,23 @@ def read_matrix(path: Path) -> Matrix:
     try:
         content = tomllib.loads(path.read_text())
     except OSError as err:
-        raise InputError(f"cannot read {path}: {err.strerror}", hint="see engines/orin.toml for an example") from err
+        raise InputError(f"cannot read {path}: {err.strerror}", hint=EXAMPLE) from err
     except ValueError as err:
-        raise InputError(f"{path} is not TOML: {err}") from err
+        raise InputError(f"{path} is not TOML: {err}", hint=EXAMPLE) from err
     try:
         return Matrix.model_validate(content)
     except ValidationError as err:
-        first = err.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the whole"
-        raise InputError(
-            f"{path} is not a build matrix: {where}: {first['msg']}", hint="see engines/orin.toml for an example"
-        ) from err
+        raise InputError(f"{path} is not a build matrix: {_first_slip(err)}", hint=EXAMPLE) from err
+
+
+def _first_slip(err: ValidationError) -> str:
+    """Return where the first slip is, rows counted from one as the builder counts them, and what it is."""
+    first = err.errors()[0]
+    whole, *row = first["loc"]
+    place = f"engine {int(row[0]) + 1}" + "".join(f", {key}" for key in row[1:2]) if row else str(whole)
+    what = {
+        "extra_forbidden": f"no such key, expected {', '.join(MatrixRow.model_fields if row else ['engine'])}",
+        "missing": "expected at least one [[engine]]",
+        "tuple_type": f'expected a list, as in ["..."], found {first["input"]!r}',
+    }
+    return f"{place}: {what.get(first['type'], first['msg'].removeprefix('Value error, '))}"

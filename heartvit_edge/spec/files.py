@@ -48,7 +48,10 @@ def check_sha256(path: Path, expected: str, hint: str) -> None:
         CheckError: If the hashes differ; the message names both.
         InputError: If the file is missing or cannot be read.
     """
-    found = sha256_file(path)
+    try:
+        found = sha256_file(path)
+    except InputError as err:
+        raise InputError(str(err), hint=hint) from err
     if found != expected:
         raise CheckError(f"{path} was altered: SHA-256 is {found}, its manifest says {expected}", hint=hint)
 

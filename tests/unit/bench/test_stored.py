@@ -102,6 +102,12 @@ def test_a_variant_that_was_not_built_is_told_with_those_that_were_and_the_comma
     )
 
 
+def test_what_is_no_variants_name_is_told_where_to_find_one(store):
+    with pytest.raises(InputError, match="holds no fast engine of") as caught:
+        find(store, variant="fast")
+    assert "heartvit-edge engines list" in caught.value.hint
+
+
 def test_an_entry_without_an_engine_is_named(store):
     _, pack, engines = store
     shutil.rmtree(engine_folder(engines, pack, "macs-0.5", Kind("onnxruntime", "fp32")))

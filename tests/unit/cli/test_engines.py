@@ -11,7 +11,9 @@ from fakes.cuda_double import COMPUTE_MS, COPY_MS, FakeCuda
 from fakes.machines import orin
 
 from heartvit_edge.engines import fingerprint
+from heartvit_edge.engines.build import build_engine
 from heartvit_edge.runtime import open as opening
+from heartvit_edge.spec.engine import BatchRange
 from heartvit_edge.spec.evaluation import Evaluation
 from heartvit_edge.spec.measurement import Measurement
 
@@ -105,6 +107,34 @@ def test_time_refuses_an_engine_of_another_power_mode_unless_told(run_cli, board
     assert "power_mode: built with MAXN, here 15W" in result.stderr
     assert "--any-power-mode" in result.stderr
     assert run_cli("engines", "time", board.folders[0], "--duration", "0.01", "--any-power-mode").exit_code == 0
+
+
+def test_time_refuses_an_engine_of_onnxruntime_before_any_is_loaded(run_cli, board, monkeypatch):
+    dense = (board.folder, board.pack, "dense", "onnxruntime", "fp32", BatchRange())
+    folder = build_engine(*dense, board.engines, board.machine, force=False)
+    monkeypatch.setattr(opening, "open_runners", pytest.fail)
+    result = run_cli("engines", "time", board.folders[0], folder)
+    assert result.exit_code == 2
+    assert f"{folder} is an engine of onnxruntime, expected one engine of tensorrt" in result.stderr
+
+
+def test_bench_and_evaluate_take_the_variant_that_is_named(run_cli, board, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "images.npz", images=images, labels=np.zeros(4, dtype=np.int64))
+    for entry in ("dense", "macs-0.5"):
+        board.build(entry=entry, batch=BatchRange(min=4, opt=4, max=4))
+    quick = ("--out", "run", "--duration", "0.02", "--trials", "1", "--power", "none")
+    refused = run_cli("bench", board.folder, *quick)
+    assert refused.exit_code == 2
+    assert "engines of several kinds: tensorrt fp32 batch1.2.4, tensorrt fp32 batch4" in refused.stderr
+    measured = run_cli("bench", board.folder, *quick, "--variant", "batch4")
+    assert measured.exit_code == 0, measured.stderr
+    measurement = Measurement.read(tmp_path / "run/measurement.json")
+    assert (measurement.variant, {row.batch_size for row in measurement.rows}) == ("batch4", {4})
+    assert "engines: tensorrt fp32 batch4, 2 from engines" in measured.stderr
+    told = run_cli("evaluate", board.folder, "--data", "images.npz", "--variant", "batch4")
+    assert told.exit_code == 0, told.stderr
+    assert "engines: tensorrt fp32 batch4, 2 from engines" in told.stderr
 
 
 def test_bench_and_evaluate_run_tensorrt_engines_from_the_command_line_to_their_files(run_cli, board, tmp_path):

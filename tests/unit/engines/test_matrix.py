@@ -39,6 +39,11 @@ def test_every_key_of_a_row_is_read(read):
     assert row.settings == BuildSettings(optimization_level=5, sparse=True)
 
 
+def test_one_batch_size_is_served_alone(read):
+    (row,) = read("[[engine]]\nbatch_size = 8").rows
+    assert row.batch_size == BatchRange(min=8, opt=8, max=8)
+
+
 def test_an_empty_row_is_every_entry_in_fp32_on_every_machine(read):
     (row,) = read("[[engine]]").rows
     assert (row.backend, row.precision, row.budget) == (None, ("fp32",), ())
@@ -67,15 +72,18 @@ def test_a_row_is_for_the_boards_whose_name_or_part_number_it_names(read, boards
     ("text", "message"),
     [
         ("[[engine]", "is not TOML"),
-        ("", "engine: Field required"),
+        ("", "engine: expected at least one"),
         ("engine = []", "engine: .* at least 1"),
-        ("[[engine]]\nprecisoin = ['fp16']", "engine.0.precisoin: Extra inputs"),
-        ("[[engine]]\nprecision = ['int4']", "engine.0.precision.0: Input should be 'fp32', 'fp16' or 'int8'"),
-        ("[[engine]]\nprecision = []", "engine.0.precision: .* at least 1"),
-        ("[[engine]]\nbatch_size = 4", "engine.0.batch_size: .*expected three whole numbers that ascend, found 4"),
-        ("[[engine]]\nbatch_size = [4, 2, 1]", "engine.0.batch_size: .*min <= opt <= max, found 4, 2, 1"),
-        ("[[engine]]\noptimization_level = 6", "engine.0.optimization_level: .* less than or equal to 5"),
-        ("[other]\n[[engine]]", "other: Extra inputs"),
+        ("[[engine]]\nprecisoin = ['fp16']", "engine 1, precisoin: no such key, expected backend, precision, budget, "),
+        ("[[engine]]\nprecision = ['int4']", "engine 1, precision: Input should be 'fp32', 'fp16' or 'int8'"),
+        ("[[engine]]\nprecision = []", "engine 1, precision: .* at least 1"),
+        ("[[engine]]\n[[engine]]\nboards = 'Orin'", r"engine 2, boards: expected a list, .* found 'Orin'"),
+        ("[[engine]]\nbatch_size = [4, 8]", r"engine 1, batch_size: expected one whole number, or three .* \[4, 8\]"),
+        ("[[engine]]\nbatch_size = true", "engine 1, batch_size: expected one whole number, or three .*, found True"),
+        ("[[engine]]\nbatch_size = 0", "engine 1, batch_size: Input should be greater than 0"),
+        ("[[engine]]\nbatch_size = [4, 2, 1]", "engine 1, batch_size: .*min <= opt <= max, found 4, 2, 1"),
+        ("[[engine]]\noptimization_level = 6", "engine 1, optimization_level: .* less than or equal to 5"),
+        ("[other]\n[[engine]]", "other: no such key, expected engine"),
     ],
 )
 def test_a_slip_is_named_by_its_place(read, text, message):

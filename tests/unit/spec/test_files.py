@@ -56,8 +56,9 @@ def test_an_altered_file_fails_with_both_hashes_and_the_hint(tmp_path):
 
 
 def test_the_hash_of_a_missing_file_is_no_failed_check(tmp_path):
-    with pytest.raises(InputError):
+    with pytest.raises(InputError, match=r"cannot read .*no: No such file") as caught:
         check_sha256(tmp_path / "no", "0" * 64, hint="make it again")
+    assert caught.value.hint == "make it again"
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "link to nothing"])
