@@ -171,6 +171,8 @@ def _configure(trt: Any, builder: Any, settings: BuildSettings, means: Means) ->
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # the layer table needs it; kernels are the same
     if settings.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
+    if version(trt) < (10, 0):  # later ones always let contexts share a profile, of which there is one a shape and slot
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
     return config
 
 

@@ -38,7 +38,10 @@ EVERYWHERE: dict[str, tuple[str, ...]] = {
     "ICudaEngine": (
         *("create_engine_inspector", "get_tensor_dtype", "get_tensor_mode", "get_tensor_name", "num_io_tensors"),
     ),
-    "IExecutionContext": ("execute_async_v3", "infer_shapes", "set_input_shape", "set_tensor_address"),
+    "IExecutionContext": (
+        *("execute_async_v3", "infer_shapes", "set_input_shape", "set_optimization_profile_async"),
+        "set_tensor_address",
+    ),
     "ILogger": ("ERROR", "INTERNAL_ERROR", "WARNING", "log"),
     "INetworkDefinition": ("get_input", "get_output", "num_inputs", "num_outputs"),
     "IOptimizationProfile": ("set_shape", "set_shape_input"),
@@ -57,6 +60,7 @@ EVERYWHERE: dict[str, tuple[str, ...]] = {
 
 WEAK: dict[str, tuple[str, ...]] = {
     "BuilderFlag": ("FP16", "INT8", "OBEY_PRECISION_CONSTRAINTS"),
+    "IBuilderConfig": ("set_preview_feature",),
     "ICudaEngine": ("create_execution_context_without_device_memory", "device_memory_size"),
     "IExecutionContext": ("device_memory",),
     "ILayer": ("get_output", "name", "num_outputs", "precision", "set_output_type", "type"),
@@ -65,6 +69,7 @@ WEAK: dict[str, tuple[str, ...]] = {
     "LayerType": ("NORMALIZATION", "REDUCE", "SOFTMAX", "TOPK"),
     "NetworkDefinitionCreationFlag": ("EXPLICIT_BATCH",),
     "ParserError": ("node",),
+    "PreviewFeature": ("PROFILE_SHARING_0806",),
 }
 """What is used on 8.6 alone, whose networks are weakly typed."""
 

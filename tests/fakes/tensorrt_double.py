@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from types import ModuleType
@@ -64,6 +65,7 @@ class Script:
         inspects: Whether ``create_engine_inspector`` gives an inspector.
         layer_table: What the inspector says; None for the truth.
         makes_context: Whether a context is made.
+        takes_profile: Whether ``set_optimization_profile_async`` succeeds.
         takes_input_shape: Whether ``set_input_shape`` succeeds.
         missing_shapes: What ``infer_shapes`` misses.
         takes_address: Whether ``set_tensor_address`` succeeds.
@@ -89,6 +91,7 @@ class Script:
     inspects: bool = True
     layer_table: str | None = None
     makes_context: bool = True
+    takes_profile: bool = True
     takes_input_shape: bool = True
     missing_shapes: tuple[str, ...] = ()
     takes_address: bool = True
@@ -182,7 +185,7 @@ class _Double:
         return self._make("INetworkDefinition", _strong=strong is not None and bool(flags >> int(strong) & 1))
 
     def Builder_create_builder_config(self, _builder: Any) -> Any:
-        return self._make("IBuilderConfig", _profiles=[], _flags={"TF32"}, _timings=None)
+        return self._make("IBuilderConfig", _profiles=[], _flags={"TF32"}, _features=set(), _timings=None)
 
     def Builder_create_optimization_profile(self, _builder: Any) -> Any:
         return self._make("IOptimizationProfile", _shapes={}, _inputs={})
@@ -200,6 +203,7 @@ class _Double:
             "shapes": config._profiles[0]._shapes,
             "profiles": [[profile._shapes, profile._inputs] for profile in config._profiles],
             "flags": sorted(config._flags),
+            "shares_profiles": not self.version.startswith("8.") or "PROFILE_SHARING_0806" in config._features,
             "level": peek(config, "builder_optimization_level"),
             "verbosity": verbosity and verbosity.name,
         }
@@ -227,6 +231,10 @@ class _Double:
 
     def IBuilderConfig_set_flag(self, config: Any, flag: Any) -> None:
         config._flags.add(flag.name)
+
+    def IBuilderConfig_set_preview_feature(self, config: Any, feature: Any, enable: bool) -> None:
+        assert enable
+        config._features.add(feature.name)
 
     def IBuilderConfig_clear_flag(self, config: Any, flag: Any) -> None:
         config._flags.discard(flag.name)
@@ -361,6 +369,7 @@ class _Double:
             _head=head,
             _graph=model.graph,
             _session=session,
+            _contexts=weakref.WeakSet(),
             _logger=runtime._logger,
             num_io_tensors=len(inputs) + len(outputs),
             device_memory_size=self.script.scratch_bytes,
@@ -387,7 +396,23 @@ class _Double:
             self._log(engine._logger)
             return None
         kept = {"_shapes": {}, "_addresses": {}, "_scratch": None}
-        return self._make("IExecutionContext", _engine=engine, _needs_scratch=needs_scratch, **kept)
+        # Before TensorRT 10 a context has a profile from the start only where no other one has it.
+        has_profile = not self.version.startswith("8.") or not any(other._profile == 0 for other in engine._contexts)
+        kept["_profile"] = 0 if has_profile else None
+        context = self._make("IExecutionContext", _engine=engine, _needs_scratch=needs_scratch, **kept)
+        engine._contexts.add(context)
+        return context
+
+    def IExecutionContext_set_optimization_profile_async(self, context: Any, index: int, stream: int) -> bool:
+        assert stream in self.script.device.streams, f"a profile on stream {stream}, which does not exist"
+        engine = context._engine
+        taken = any(other is not context and other._profile == index for other in engine._contexts)
+        known = index < len(engine._head["profiles"])
+        if not (known and self.script.takes_profile and (engine._head["shares_profiles"] or not taken)):
+            self._log(engine._logger)
+            return False
+        keep(context, _profile=index)
+        return True
 
     def IExecutionContext_set_device_memory(self, context: Any, memory: int, size: int) -> None:
         assert size <= len(self.script.device.buffers[memory]), "scratch that is smaller than it is said to be"
@@ -395,6 +420,7 @@ class _Double:
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> bool:
         smallest, _, largest = context._engine._head["shapes"][name]
+        assert context._profile is not None, "a context without an optimization profile"
         inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True))
         if not (inside and self.script.takes_input_shape):
             self._log(context._engine._logger)

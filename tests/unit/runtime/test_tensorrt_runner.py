@@ -15,6 +15,7 @@ from fakes.tensorrt_surface import VERSIONS
 from heartvit_edge.errors import CheckError, InputError, MachineError
 from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.tensorrt_runner import TensorRTRunner
+from heartvit_edge.spec.files import sha256_bytes
 
 EXECUTE = "IExecutionContext.execute_async_v3"
 
@@ -209,6 +210,18 @@ def test_outside_of_with_there_is_nothing_to_run(one_board):
         one_board.runner().infer(noise(1))
 
 
+def test_contexts_share_the_profile_which_8_6_must_be_told_when_it_builds(tmp_path, monkeypatch):
+    board = Board(tmp_path, monkeypatch, "8.6.1")
+    manifest, folder = board.build()
+    plan = (folder / "engine.plan").read_bytes().replace(b'"shares_profiles": true', b'"shares_profiles": false')
+    (folder / "engine.plan").write_bytes(plan)
+    manifest = manifest.model_copy(update={"sha256": sha256_bytes(plan)})
+    with TensorRTRunner(manifest, folder, board.cuda, board.scratch) as runner:
+        runner.infer(noise(2))
+        with pytest.raises(MachineError, match=r"refuses optimization profile 0 for macs-0\.5 at batch 1"):
+            runner.infer(noise(1))
+
+
 def test_a_refused_input_shape_is_an_error(board):
     with board.runner() as runner:
         board.script.takes_input_shape, board.script.log = False, (("ERROR", "outside the profile"),)
@@ -252,6 +265,7 @@ def test_scratch_that_the_device_has_not_is_told(board):
     [
         ("loads", MachineError, r"cannot load .*engine.plan: error: bad magic"),
         ("makes_context", MachineError, r"cannot make an execution context for macs-0\.5 at batch 2: error: bad magic"),
+        ("takes_profile", MachineError, r"refuses optimization profile 0 for macs-0\.5 at batch 2: error: bad magic"),
         ("takes_address", CheckError, "refuses a buffer for images: error: bad magic"),
     ],
 )
