@@ -117,7 +117,7 @@ def read_layers(engines: Sequence[StoredEngine], tell: Callable[[str], None]) ->
         engines: Any; those of ONNX Runtime have none.
         tell: Takes a remark for the user.
     """
-    found: dict[str, EngineLayers] = {}
+    found: dict[tuple[str, str | None], EngineLayers] = {}
     for engine in engines:
         path = engine.folder / store.LAYERS
         if not path.is_file():
@@ -130,7 +130,7 @@ def read_layers(engines: Sequence[StoredEngine], tell: Callable[[str], None]) ->
         if layers.engine_sha256 != engine.manifest.sha256:
             tell(f"the layer table of {engine.manifest.entry} is left out: {path} is of another engine")
             continue
-        found[layers.engine_sha256] = layers
+        found[layers.engine_sha256, layers.budget] = layers
     return tuple(found.values())
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -80,13 +80,15 @@ def run_jobs(site: Site, jobs: Sequence[BuildJob], *, go_on: bool) -> list[Resul
         HeartViTError: If an engine cannot be built and ``go_on`` is not set.
     """
     results = []
+    fresh: set[Path] = set()
     with _progress(len(jobs)) as (tell, begin, phase):
         for job in jobs:
             begin(job.label)
             started = time.monotonic()
             manifest, error = None, None
             try:
-                manifest = _build(site, job, tell, phase)
+                manifest = _build(site, job, tell, phase, fresh)
+                fresh.add(manifest.parent)
             except HeartViTError as err:
                 if not go_on:
                     raise
@@ -104,7 +106,13 @@ def summary(results: Sequence[Result]) -> str:
     return aligned(("engine", "s", "result"), rows)
 
 
-def _build(site: Site, job: BuildJob, tell: Callable[[str], None], phase: Callable[[str, int, int], None]) -> Path:
+def _build(
+    site: Site,
+    job: BuildJob,
+    tell: Callable[[str], None],
+    phase: Callable[[str, int, int], None],
+    fresh: Collection[Path],
+) -> Path:
     from heartvit_edge.engines import build, store
     from heartvit_edge.runtime import verify
 
@@ -122,6 +130,7 @@ def _build(site: Site, job: BuildJob, tell: Callable[[str], None], phase: Callab
         verify=None if site.verify is None else partial(verify.verify_engine, choice=site.verify),
         tell=tell,
         progress=phase,
+        fresh=fresh,
     )
     return folder / store.MANIFEST
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from heartvit_edge import __version__
@@ -14,20 +14,25 @@ from heartvit_edge.engines.engine_name import Kind, engine_folder, variant_name
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
 from heartvit_edge.engines.pick_graph import pick_graph
 from heartvit_edge.engines.profiles import make_profiles
+from heartvit_edge.engines.shared_plan import budgets_of_graph, find_twin, share_plan
 from heartvit_edge.engines.signals import termination_as_exit
 from heartvit_edge.engines.store import LAYERS, MANIFEST, build_command, option, reusable_engine
 from heartvit_edge.engines.store_lock import clear, left_overs, lock_store
-from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, plan_options, strongly_typed
+from heartvit_edge.engines.tensorrt_build import Job, Means, build_plan, inspect_plan, plan_options, strongly_typed
 from heartvit_edge.engines.tensorrt_module import import_tensorrt
 from heartvit_edge.engines.timing_cache import cache_path
 from heartvit_edge.engines.workspace import free_memory, workspace_bytes
 from heartvit_edge.errors import InputError, MachineError
 from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, EngineManifest, EnginePart, Precision
 from heartvit_edge.spec.files import check_sha256, new_folder, sha256_file
+from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.machine import Machine
-from heartvit_edge.spec.pack import AGAIN, WEIGHTS, BudgetPack, Graph, num_keep_name
+from heartvit_edge.spec.pack import AGAIN, WEIGHTS, BudgetPack, Graph, PackEntry, num_keep_name
 
 ENDINGS: dict[Backend, str] = {"onnxruntime": ".onnx", "tensorrt": ".plan"}
+OF_THE_BUILD = ("free_mib", "workspace_mib", "timing_cache")
+"""Facts that are the same for all budgets of an engine."""
+
 NOT_BUILT = "0" * 64  # stands for the hash of an engine that does not exist yet
 
 Verify = Callable[[EngineManifest, Path, Path], None]
@@ -74,6 +79,7 @@ def build_engine(
     progress: Progress = lambda *_: None,
     memory: Callable[[Machine], tuple[int, int]] = free_memory,
     clock: Callable[[], float] = time.monotonic,
+    fresh: Collection[Path] = (),
 ) -> Path:
     """Return the folder of an engine that was built, or that was there already and is the one wanted.
 
@@ -94,6 +100,8 @@ def build_engine(
         progress: Told how far a TensorRT build is.
         memory: Gives free and total bytes of the GPU's memory.
         clock: Seconds, never backwards.
+        fresh: Folders of engines that were built just now. One of them that serves this budget too is shared even where
+            ``force`` is set, which else builds anew.
 
     Raises:
         InputError: If the pack has no such entry, or no INT8 graph of it where that is asked for, the backend takes no
@@ -113,6 +121,7 @@ def build_engine(
     onnx = pack_folder / picked.onnx
     for name, sha256 in pack.files(entry):
         check_sha256(pack_folder / name, sha256, hint=AGAIN)
+    sharing = budgets_of_graph(pack, entry) if backend == "tensorrt" else (entry,)
     wanted = EngineManifest(
         entry=entry.name,
         backend=backend,
@@ -129,8 +138,11 @@ def build_engine(
         tool_version=__version__,
         num_keep=entry.num_keep,
         buckets=entry.routing.buckets if entry.routing else (),
+        budgets=tuple(one.name for one in sharing) if len(sharing) > 1 else (),
     )
-    folder = engine_folder(engines, pack, entry.name, Kind(backend, precision, variant_name(batch, settings)))
+    kind = Kind(backend, precision, variant_name(batch, settings))
+    folder = engine_folder(engines, pack, entry.name, kind)
+    others = [engine_folder(engines, pack, one.name, kind) for one in sharing if one is not entry]
     with termination_as_exit(), lock_store(engines, tell):
         for left in left_overs(engines):
             clear(left)
@@ -164,10 +176,15 @@ def build_engine(
                     provider, num_threads = option(wanted, "provider"), int(option(wanted, "intra_op_num_threads"))
                     convert = precision == "fp16" and picked.precision == "fp32"
                     onnxruntime_build.build_graph(source, target, pack.shape, convert, provider, num_threads)
+                elif twin := find_twin(wanted, [one for one in others if not force or one in fresh]):
+                    share_plan(twin, target)
+                    tell(f"{entry.name}: shares the engine of {twin.manifest.entry}, which has a profile for it")
+                    facts += [fact for fact in twin.manifest.facts if fact[0] in OF_THE_BUILD]
+                    facts += _tell_layers(*inspect_plan(target, wanted), target, entry, pack.shape.depth, tell)
                 else:
-                    counts = {num_keep_name(site): count for site, count in entry.num_keep.items()}
-                    profiles = make_profiles(graph.inputs, served, [counts])
-                    job = Job(source, alone, pack.shape, precision, profiles, settings, picked.precision)
+                    counts = [{num_keep_name(site): num for site, num in one.num_keep.items()} for one in sharing]
+                    profiles = make_profiles(graph.inputs, served, counts)
+                    job = Job(source, alone, pack.shape, precision, profiles, settings, picked.precision, wanted)
                     found = _build_plan(job, target, cache_path(engines, machine), memory(machine), tell, progress)
                     facts += found if len(graphs) == 1 else [(f"{graph.name} {name}", text) for name, text in found]
                 parts.append(_part(graph, target, served))
@@ -204,21 +221,33 @@ def _part(graph: Graph, target: Path, batch: BatchRange) -> EnginePart:
 def _build_plan(
     job: Job, target: Path, timings: Path, memory: tuple[int, int], tell: Callable[[str], None], progress: Progress
 ) -> tuple[tuple[str, str], ...]:
-    """Build for TensorRT, write the layer table beside the engine, and return and tell what was found."""
+    """Build for TensorRT, write the layer table beside the engine, and return what was found."""
     limit = workspace_bytes(*memory)
     layers, reason, state = build_plan(job, target, Means(timings, limit, memory, progress))
-    facts = (("free_mib", str(memory[0] >> 20)), ("workspace_mib", str(limit >> 20)), ("timing_cache", state))
+    facts = tuple(zip(OF_THE_BUILD, (str(memory[0] >> 20), str(limit >> 20), state), strict=True))
+    return (*facts, *_tell_layers(layers, reason, target, job.entry, job.shape.depth, tell))
+
+
+def _tell_layers(
+    layers: EngineLayers | None,
+    reason: str | None,
+    target: Path,
+    entry: PackEntry,
+    depth: int,
+    tell: Callable[[str], None],
+) -> tuple[tuple[str, str], ...]:
+    """Write the layer table beside the engine, and return and tell what it says; or the reason why there is none."""
     if layers is None:
-        tell(f"{job.entry.name}: no layer table: {reason}")
-        return (*facts, ("layers", f"unknown: {reason}"))
+        tell(f"{entry.name}: no layer table: {reason}")
+        return (("layers", f"unknown: {reason}"),)
     layers.write(target.with_name(LAYERS if target.stem == "engine" else f"{target.stem}.{LAYERS}"))
     precisions = ", ".join(f"{count} {name}" for name, count in layers.by_precision().items())
     if layers.num_fused_attention is None:
         fused = "unknown: this TensorRT shows whole regions as one layer"
     else:
-        fused = f"{layers.num_fused_attention} of {job.shape.depth} blocks"
-    tell(f"{job.entry.name}: {len(layers.layers)} layers ({precisions}); attention fused: {fused}")
-    return (*facts, ("layers", precisions), ("fused_attention", fused))
+        fused = f"{layers.num_fused_attention} of {depth} blocks"
+    tell(f"{entry.name}: {len(layers.layers)} layers ({precisions}); attention fused: {fused}")
+    return (("layers", precisions), ("fused_attention", fused))
 
 
 def _options(

@@ -136,6 +136,7 @@ def reusable_engine(folder: Path, wanted: EngineManifest, command: str) -> Engin
             "outputs",
             "num_keep",
             "buckets",
+            "budgets",
             "tool_version",
         )
         if getattr(found, field) != getattr(wanted, field)

@@ -22,7 +22,7 @@ from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import
 from heartvit_edge.engines.tensorrt_parse import ELSEWHERE, parse
 from heartvit_edge.errors import CheckError, MachineError
 from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
-from heartvit_edge.spec.engine import BuildSettings, Precision
+from heartvit_edge.spec.engine import BuildSettings, EngineManifest, Precision
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.layers import EngineLayers
 from heartvit_edge.spec.model import ModelShape
@@ -40,6 +40,7 @@ class Job(NamedTuple):
         profiles: At least one.
         settings: How hard to try.
         written: Precision that the graph is in; FP32 where FP16 is yet to be written into it.
+        wanted: The engine's manifest as far as it is known, which says whose layers are told; None for the only ones.
     """
 
     onnx: Path
@@ -49,6 +50,7 @@ class Job(NamedTuple):
     profiles: Sequence[Profile]
     settings: BuildSettings
     written: Precision = "fp32"
+    wanted: EngineManifest | None = None
 
 
 class Means(NamedTuple):
@@ -156,11 +158,37 @@ def build_plan(job: Job, plan: Path, means: Means) -> Built:
             file.write(serialized)
         timing_cache.keep(config, means.timings)
         del parser, network, config, builder  # room for the engine, which is loaded to be inspected
-        try:
-            layers = inspect_engine(trt, serialized, logger, log, sha256_file(plan))
-        except CheckError as err:  # the engine is not worse for it
-            return Built(None, str(err), timings.state)
-        return Built(layers, None, timings.state)
+        return Built(*_inspect(trt, serialized, logger, log, plan, job.wanted), timings.state)
+
+
+def inspect_plan(plan: Path, wanted: EngineManifest) -> tuple[EngineLayers | None, str | None]:
+    """Return the layers that run a budget in an engine file, or None and the reason why there are none.
+
+    Args:
+        plan: The file.
+        wanted: Its manifest as far as it is known, which says what optimization profile runs the budget.
+
+    Raises:
+        MachineError: If TensorRT is missing.
+    """
+    trt = import_tensorrt()
+    return _inspect(trt, plan.read_bytes(), *collecting_logger(trt), plan, wanted)
+
+
+def _inspect(
+    trt: Any,  # noqa: ANN401
+    content: Any,  # noqa: ANN401
+    logger: Any,  # noqa: ANN401
+    log: Log,
+    plan: Path,
+    wanted: EngineManifest | None,
+) -> tuple[EngineLayers | None, str | None]:
+    profile = wanted.profile if wanted and wanted.budgets else None
+    try:
+        layers = inspect_engine(trt, content, logger, log, sha256_file(plan), profile)
+    except CheckError as err:  # the engine is not worse for it
+        return None, str(err)
+    return (layers.model_copy(update={"budget": wanted.entry}) if wanted and profile is not None else layers), None
 
 
 def _configure(trt: Any, builder: Any, settings: BuildSettings, means: Means) -> Any:  # noqa: ANN401

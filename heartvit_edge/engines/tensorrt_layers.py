@@ -25,7 +25,14 @@ FUSED_ATTENTION = re.compile(r"gem[mv]_mha|fmha|_mha_v\d")
 OPAQUE = "Myelin"  # before TensorRT 10 a whole region of the graph is one layer of this type
 
 
-def inspect_engine(trt: Any, plan: Any, logger: Any, log: Log, sha256: str) -> EngineLayers:  # noqa: ANN401
+def inspect_engine(
+    trt: Any,  # noqa: ANN401
+    plan: Any,  # noqa: ANN401
+    logger: Any,  # noqa: ANN401
+    log: Log,
+    sha256: str,
+    profile: int | None = None,
+) -> EngineLayers:
     """Return the layers of an engine that was built with detailed profiling verbosity.
 
     Args:
@@ -34,6 +41,7 @@ def inspect_engine(trt: Any, plan: Any, logger: Any, log: Log, sha256: str) -> E
         logger: TensorRT's.
         log: What it logs.
         sha256: The engine's hash.
+        profile: Optimization profile whose layers are wanted; None where the engine has one.
 
     Raises:
         CheckError: If the engine cannot be loaded or inspected, or the inspector's JSON is malformed.
@@ -45,21 +53,22 @@ def inspect_engine(trt: Any, plan: Any, logger: Any, log: Log, sha256: str) -> E
         raise CheckError(f"TensorRT {trt.__version__} cannot inspect the engine that it built: {log.said()}")
     text = inspector.get_engine_information(trt.LayerInformationFormat.JSON)
     del inspector, engine, runtime  # in this order
-    return parse_layers(text, sha256)
+    return parse_layers(text, sha256, profile)
 
 
-def parse_layers(text: str, sha256: str) -> EngineLayers:
-    """Return the layers of the inspector's JSON.
+def parse_layers(text: str, sha256: str, profile: int | None = None) -> EngineLayers:
+    """Return the layers in the inspector's JSON, or those of one optimization profile.
 
     Args:
         text: What ``get_engine_information`` gave.
         sha256: The engine's hash.
+        profile: Its number; None for all layers.
 
     Raises:
-        CheckError: If it is not JSON with a list of detailed layers.
+        CheckError: If it is not JSON with a list of detailed layers, or does not tell the profiles apart.
     """
     try:
-        layers = tuple(_layer(found) for found in json.loads(text)["Layers"])
+        layers = tuple(_layer(found) for found in _of_profile(json.loads(text)["Layers"], profile))
     except (ValueError, KeyError, TypeError) as err:
         raise CheckError(f"the engine inspector's table cannot be read: {type(err).__name__} {err}") from err
     fused = sum(FUSED_ATTENTION.search(f"{layer.name} {layer.tactic}") is not None for layer in layers)
@@ -67,6 +76,20 @@ def parse_layers(text: str, sha256: str) -> EngineLayers:
     return EngineLayers(
         engine_sha256=sha256, layers=layers, num_fused_attention=None if opaque and not fused else fused
     )
+
+
+def _of_profile(layers: list[dict[str, Any]], profile: int | None) -> list[dict[str, Any]]:
+    """Return the layers of a profile: the first one's have plain names, those of others end in their number.
+
+    Raises:
+        CheckError: If no name ends so: whose layers they are is not told.
+    """
+    if profile is None:
+        return layers
+    numbers = [re.search(r"\[profile (\d+)\]$", layer["Name"]) for layer in layers]
+    if not any(numbers):
+        raise CheckError("the engine inspector does not say which optimization profile the layers are of")
+    return [layer for layer, number in zip(layers, numbers, strict=True) if int(number[1] if number else 0) == profile]
 
 
 def _layer(found: dict[str, Any]) -> EngineLayer:

@@ -17,13 +17,15 @@ MOST_KINDS = 6
 
 def engine_layers(runs: Sequence[Run]) -> Markup | None:
     """Return a line for each engine and its whole list to unfold; None where no engine has one."""
-    tables: dict[str, tuple[str, EngineLayers]] = {}
+    tables: dict[tuple[str, str | None], tuple[str, EngineLayers]] = {}
     for run in runs:
-        known = {} if run.measurement is None else {table.engine_sha256: table for table in run.measurement.layers}
+        stored = run.measurement.layers if run.measurement else ()
+        known = {(table.engine_sha256, table.budget): table for table in stored}
         for row in run.measurement.rows if run.measurement else ():
-            if row.engine_sha256 in known:
-                name = f"{row.entry} · {run.label}" if len(runs) > 1 else row.entry
-                tables.setdefault(row.engine_sha256, (name, known[row.engine_sha256]))
+            for key in ((row.engine_sha256, None), (row.engine_sha256, row.entry)):
+                if key in known:
+                    name = f"{row.entry} · {run.label}" if len(runs) > 1 else row.entry
+                    tables.setdefault(key, (name, known[key]))
     if not tables:
         return None
     headings = ("Engine", "Layers", "Precision of their outputs", "Whole attentions in one kernel", "Kinds")

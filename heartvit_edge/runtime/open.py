@@ -9,6 +9,7 @@ from pathlib import Path
 
 from heartvit_edge.runtime.cuda import Cuda, CudaBinding, open_cuda
 from heartvit_edge.runtime.onnxruntime_runner import OnnxRuntimeRunner
+from heartvit_edge.runtime.plans import Plans
 from heartvit_edge.runtime.routed_runner import RoutedRunner
 from heartvit_edge.runtime.runner import PartRunner, Runner
 from heartvit_edge.runtime.scratch import Scratch
@@ -35,6 +36,8 @@ def open_runners(
 ) -> Iterator[tuple[Runner, ...]]:
     """Load engines that take turns; those of TensorRT share one device and one scratch buffer.
 
+    Budgets that share a graph have one TensorRT engine with a profile each, which is loaded once.
+
     Args:
         engines: Each with the folder where it lies, from :func:`heartvit_edge.engines.store.load_engine`.
         choice: How TensorRT engines reach the device.
@@ -46,7 +49,7 @@ def open_runners(
     """
     choice = choice or CudaChoice()
     with ExitStack() as stack:
-        shared: list[tuple[Cuda, Scratch]] = []
+        shared: list[tuple[Cuda, Scratch, Plans]] = []
 
         def open_part(manifest: EngineManifest, folder: Path) -> PartRunner:
             if manifest.backend == "onnxruntime":
@@ -54,7 +57,8 @@ def open_runners(
             if not shared:
                 cuda = open_cuda(choice.binding)
                 stack.callback(cuda.close)
-                shared.append((cuda, Scratch(cuda)))
+                shared.append((cuda, Scratch(cuda), Plans()))
+                stack.callback(shared[0][2].close)
             return stack.enter_context(TensorRTRunner(manifest, folder, *shared[0], use_graphs=choice.use_graphs))
 
         runners: list[Runner] = []

@@ -15,9 +15,6 @@ from heartvit_edge.runtime.scratch import Block
 from heartvit_edge.runtime.slot import Slot
 from heartvit_edge.spec.engine import EngineManifest
 
-PROFILE = 0
-"""An engine has one optimization profile."""
-
 REBUILD = "build it again: heartvit-edge build-engine PACK --backend tensorrt --force"
 
 
@@ -58,8 +55,9 @@ class BoundContext:
         if self._context is None:
             raise failure(f"TensorRT cannot make an execution context for {self._entry}", log, cuda)
         # TensorRT 8.6 gives a profile to an engine's first context alone; on the stream that the network will run on.
-        if not self._context.set_optimization_profile_async(PROFILE, slot.stream):
-            raise failure(f"TensorRT refuses optimization profile {PROFILE} for {self._entry}", log, cuda, hint=REBUILD)
+        if not self._context.set_optimization_profile_async(manifest.profile, slot.stream):
+            what = f"TensorRT refuses optimization profile {manifest.profile} for {self._entry}"
+            raise failure(what, log, cuda, hint=REBUILD)
         for info in manifest.inputs:
             if info.dtype == "int64":
                 continue  # a count, of no dimensions

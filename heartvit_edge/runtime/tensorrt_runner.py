@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from typing_extensions import Self
 
 from heartvit_edge.engines.signals import held_back
-from heartvit_edge.engines.tensorrt_module import Log, collecting_logger, import_tensorrt
 from heartvit_edge.runtime.cuda import Cuda
-from heartvit_edge.runtime.runner import check_images, read_engine
+from heartvit_edge.runtime.plans import Plans
+from heartvit_edge.runtime.runner import check_images
 from heartvit_edge.runtime.scratch import Scratch
 from heartvit_edge.runtime.slot import Slot, StepTimes
-from heartvit_edge.runtime.tensorrt_context import REBUILD, BoundContext, check_tensors, failure, scratch_bytes
+from heartvit_edge.runtime.tensorrt_context import REBUILD, BoundContext, check_tensors, scratch_bytes
 from heartvit_edge.spec.engine import EngineManifest
 from heartvit_edge.spec.route import Arrays
 
@@ -35,6 +35,7 @@ class TensorRTRunner:
         folder: Path,
         cuda: Cuda,
         scratch: Scratch,
+        plans: Plans | None = None,
         *,
         use_graphs: bool = True,
         clock: Callable[[], float] = time.perf_counter,
@@ -46,6 +47,7 @@ class TensorRTRunner:
             folder: Where both lie.
             cuda: The device; closed by whoever opened it, after the runner.
             scratch: Shared with other runners on the same device.
+            plans: Shared likewise, and closed by whoever made it, after the runner; None for the runner's own.
             use_graphs: Launch a captured graph where a shape has run before; False enqueues anew each time.
             clock: Seconds, never backwards.
         """
@@ -53,13 +55,13 @@ class TensorRTRunner:
         self._folder = folder
         self._cuda = cuda
         self._scratch = scratch
+        self._plans = plans or Plans()
+        self._owns_plans = plans is None
         self._use_graphs = use_graphs
         self._clock = clock
         self._slots: list[Slot] = []
         self._contexts: dict[tuple[int, int], BoundContext] = {}  # by slot and batch
         self._bind: Callable[[Slot], BoundContext] | None = None
-        self._engine: Any = None
-        self._runtime: Any = None
 
     def __enter__(self) -> Self:
         """Load the engine, make its context and allocate the buffers of one inference.
@@ -69,24 +71,21 @@ class TensorRTRunner:
             MachineError: If TensorRT or memory is missing, or this TensorRT refuses the engine.
             CheckError: If it was altered, or its tensors are not those of the manifest.
         """
-        plan = read_engine(self._manifest, self._folder)
-        trt = import_tensorrt()
-        logger, log = collecting_logger(trt)
         try:
             with held_back():
-                self._load(trt, plan, logger, log)
+                self._load()
         except BaseException:
             self.__exit__()
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Let contexts, engine and runtime go in this order."""
+        """Let the contexts go, and then the engine."""
         self._bind = None
         self._contexts.clear()
         self._slots.clear()
-        self._engine = None
-        self._runtime = None
+        if self._owns_plans:
+            self._plans.close()
 
     def infer(self, images: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
         """Return every output by name; see :class:`heartvit_edge.runtime.runner.Runner`."""
@@ -129,15 +128,11 @@ class TensorRTRunner:
         latency_ms = 1000 * (self._clock() - slot.began)
         return StepTimes(*slot.step_ms(), 1000 * slot.enqueue_s, latency_ms)
 
-    def _load(self, trt: Any, plan: bytes, logger: Any, log: Log) -> None:  # noqa: ANN401
-        self._runtime = trt.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(plan)
-        if self._engine is None:
-            path = self._folder / self._manifest.file
-            raise failure(f"TensorRT {trt.__version__} cannot load {path}", log, self._cuda, hint=REBUILD)
-        check_tensors(trt, self._engine, self._manifest, REBUILD)
-        self._scratch.reserve(scratch_bytes(trt, self._engine))
-        self._bind = partial(BoundContext, trt, self._engine, self._manifest, self._cuda, log)
+    def _load(self) -> None:
+        trt, log, engine, _ = self._plans.load(self._manifest, self._folder, self._cuda)
+        check_tensors(trt, engine, self._manifest, REBUILD)
+        self._scratch.reserve(scratch_bytes(trt, engine))
+        self._bind = partial(BoundContext, trt, engine, self._manifest, self._cuda, log)
         self._context(0, self._manifest.batch.opt)  # what cannot be made is known now
 
     def _context(self, number: int, batch: int) -> BoundContext:

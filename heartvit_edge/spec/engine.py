@@ -101,6 +101,8 @@ class EngineManifest(Artefact):
         weights_sha256: Its hash.
         num_keep: Site to the patch tokens that go on from there, where the graph takes them as inputs; the runner feeds
             them.
+        budgets: Entries for each of which the engine has an optimization profile, in order; empty where it has one
+            alone. Engines with the same hash are one engine, whose weights they share.
         parts: Under ``adaptive-input`` a stem, which ``file`` is, and a tail for each bucket; empty for one graph.
         buckets: Patch tokens that each tail keeps, ascending.
     """
@@ -124,6 +126,7 @@ class EngineManifest(Artefact):
     weights: str | None = None
     weights_sha256: str | None = None
     num_keep: dict[int, PositiveInt] = Field(default_factory=dict)
+    budgets: tuple[str, ...] = ()
     parts: tuple[EnginePart, ...] = ()
     buckets: tuple[PositiveInt, ...] = ()
 
@@ -134,6 +137,17 @@ class EngineManifest(Artefact):
                 f"expected a stem, {self.file}, and {len(self.buckets)} tails, found {len(self.parts)} parts"
             )
         return self
+
+    @model_validator(mode="after")
+    def _a_profile_of_its_own(self) -> Self:
+        if self.budgets and self.entry not in self.budgets:
+            raise ValueError(f"{self.entry} has no optimization profile, only {', '.join(self.budgets)}")
+        return self
+
+    @property
+    def profile(self) -> int:
+        """Return the number of the optimization profile that runs the entry."""
+        return self.budgets.index(self.entry) if self.budgets else 0
 
     def of_part(self, part: EnginePart) -> Self:
         """Return the manifest of a part by itself."""

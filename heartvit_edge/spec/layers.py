@@ -35,6 +35,7 @@ class EngineLayers(Artefact):
         layers: In the order in which they run.
         num_fused_attention: Layers that are a whole attention in one kernel; None where the engine has regions whose
             inside is not told.
+        budget: Entry whose layers these are, where the engine has an optimization profile for each of several.
     """
 
     schema_name: ClassVar[str] = "engine-layers"
@@ -42,6 +43,7 @@ class EngineLayers(Artefact):
     engine_sha256: str
     layers: tuple[EngineLayer, ...]
     num_fused_attention: NonNegativeInt | None
+    budget: str | None = None
 
     def by_precision(self) -> dict[str, int]:
         """Return how many layers there are of each precision, the most frequent first."""

@@ -345,7 +345,12 @@ class _Double:
         name = "{ForeignNode[attention_logits...mix]}" if whole == "Myelin" else "_gemm_mha_v2_myl0_4"
         layers = [_described(name, whole, attention, types)] if attention else []
         layers += [_described(node.name, "kgen", [node], types) for node in rest]
-        return json.dumps({"Layers": layers, "Bindings": []})
+        more = [  # as the inspector names the layers of the profiles after the first
+            layer | {"Name": f"{layer['Name']} [profile {number}]"}
+            for number in range(1, len(inspector._engine._head["profiles"]))
+            for layer in layers
+        ]
+        return json.dumps({"Layers": layers + more, "Bindings": []})
 
     # Running.
 
@@ -419,8 +424,8 @@ class _Double:
         keep(context, _scratch=memory)
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> bool:
-        smallest, _, largest = context._engine._head["shapes"][name]
         assert context._profile is not None, "a context without an optimization profile"
+        smallest, _, largest = context._engine._head["profiles"][context._profile][0][name]
         inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True))
         if not (inside and self.script.takes_input_shape):
             self._log(context._engine._logger)
@@ -430,12 +435,12 @@ class _Double:
         return True
 
     def IExecutionContext_infer_shapes(self, context: Any) -> list[str]:
-        told = context._shapes.keys() | {name for name in self._values(context._engine) if name in context._addresses}
+        told = context._shapes.keys() | {name for name in self._values(context) if name in context._addresses}
         return [*self.script.missing_shapes, *(name for name in context._engine._inputs if name not in told)]
 
-    def _values(self, engine: Any) -> dict[str, list[list[int]]]:
-        """Return the values of each input that is a shape tensor, as the profile has them."""
-        return engine._head["profiles"][0][1]
+    def _values(self, context: Any) -> dict[str, list[list[int]]]:
+        """Return the values of each input that is a shape tensor, as the context's profile has them."""
+        return context._engine._head["profiles"][context._profile][1]
 
     def IExecutionContext_set_tensor_address(self, context: Any, name: str, address: int) -> bool:
         if not self.script.takes_address:
@@ -459,7 +464,7 @@ class _Double:
         def work() -> None:
             assert not context._needs_scratch or scratch in device.buffers, "the scratch was freed"
             feeds = {}
-            for name, profile in self._values(engine).items():  # in host memory, read as the network is enqueued
+            for name, profile in self._values(context).items():  # in host memory, read as the network is enqueued
                 kind = np.int64 if engine._types[name].name == "INT64" else np.int32
                 value = np.frombuffer(ctypes.string_at(addresses[name], np.dtype(kind).itemsize), dtype=kind)
                 assert profile == [value.tolist()] * 3, "a count that is not the profile's"

@@ -89,3 +89,19 @@ def test_a_later_spelling_of_the_data_type_is_read():
 def test_a_table_that_cannot_be_read_is_an_error(text):
     with pytest.raises(CheckError, match="the engine inspector's table cannot be read"):
         parse_layers(text, "0" * 64)
+
+
+def test_a_profiles_layers_are_those_that_end_in_its_number():
+    text = json.dumps({"Layers": [layer(name, ["Half"]) for name in ("a", "b", "a [profile 1]", "a [profile 10]")]})
+    assert [[one.name for one in parse_layers(text, "0" * 64, number).layers] for number in (0, 1, 10)] == [
+        ["a", "b"],
+        ["a [profile 1]"],
+        ["a [profile 10]"],
+    ]
+
+
+def test_layers_that_do_not_name_their_profile_are_given_to_none():
+    text = json.dumps({"Layers": [layer("a", ["Half"]), layer("a", ["Half"])]})
+    assert len(parse_layers(text, "0" * 64).layers) == 2
+    with pytest.raises(CheckError, match="does not say which optimization profile"):
+        parse_layers(text, "0" * 64, 0)

@@ -53,6 +53,14 @@ def test_an_engine_that_ran_in_two_runs_is_listed_once():
     assert html.count("<details>") == 1
 
 
+def test_budgets_of_one_engine_have_each_their_own_layers():
+    own = table(layer("gemm")).model_copy(update={"budget": "dense"})
+    another = table(layer("kgen")).model_copy(update={"budget": "no such row"})
+    html = engine_layers([run(another, own)])
+    assert html.count("<details>") == 1
+    assert "&lt;gemm&gt;" in html
+
+
 def test_runs_without_a_table_of_their_engines_have_neither_section_nor_link():
     for runs in ([run()], [run(table(layer("gemm"), engine="9" * 64))]):
         assert engine_layers(runs) is None

@@ -86,7 +86,7 @@ def test_graphs_hold_no_tensor_of_a_kilobyte_and_name_the_file_beside_them(made)
 
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_every_tensorrt_builds_an_engine_for_each_budgets_counts_and_is_fed_them(
+def test_every_tensorrt_builds_a_profile_for_each_budgets_counts_and_is_fed_those_of_its_own(
     made, tmp_path, monkeypatch, version, precision
 ):
     board = Board(tmp_path, monkeypatch, version, make_pack=lambda _: made[1])
@@ -101,7 +101,9 @@ def test_every_tensorrt_builds_an_engine_for_each_budgets_counts_and_is_fed_them
                 assert found["kept_3"].shape == (batch, counts[1])
         values = board.script.arguments("IOptimizationProfile.set_shape_input")
         assert [(one["input"], one["min"], one["opt"], one["max"]) for one in values] == [
-            (f"num_keep_{site}", (count,), (count,), (count,)) for site, count in zip(SITES, counts, strict=True)
+            (f"num_keep_{site}", (count,), (count,), (count,))
+            for every in COUNTS.values()
+            for site, count in zip(SITES, every, strict=True)
         ]
         board.script.calls.clear()
 

@@ -100,6 +100,31 @@ def test_engines_that_take_turns_on_one_scratch_do_not_disturb_each_other(build)
                 compare(expected, runner.infer(images), manifest)
 
 
+def test_budgets_of_one_graph_share_one_engine_and_answer_as_their_graph(tmp_path):
+    pytest.importorskip("torch", reason="the pack of this test is exported here")
+    from fakes.adaptive_pack import make_adaptive_pack
+
+    pack = make_adaptive_pack(tmp_path / "pack")
+    engines = []
+    for entry in ("macs-0.8", "macs-0.6"):
+        machine = detect_machine()
+        place = (tmp_path / "engines", machine)
+        asked = (tmp_path / "pack", pack, entry, "tensorrt", "fp32", BatchRange(min=1, opt=2, max=4))
+        folder = build_engine(*asked, *place, force=False, verify=verify_engine)
+        engines.append((load_engine(folder, machine), folder))
+    assert len({manifest.sha256 for manifest, _ in engines}) == 1
+    images = noise(4)
+    alone = []
+    for engine in engines:
+        with open_runner(*engine) as runner:
+            alone.append(runner.infer(images))
+    assert alone[0]["kept_3"].shape != alone[1]["kept_3"].shape
+    with open_runners(engines) as runners:
+        for _ in range(3):
+            for runner, (manifest, _), expected in zip(runners, engines, alone, strict=True):
+                compare(expected, runner.infer(images), manifest)
+
+
 def test_the_steps_of_an_inference_are_shorter_than_the_whole(build):
     with open_runner(*build()) as runner:
         assert isinstance(runner, TensorRTRunner)
