@@ -69,6 +69,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
     parser.add_argument("--fine-tuned", type=int, default=4000, help="training images of the fine-tunes; 0: none")
     parser.add_argument("--fine-tune-epochs", type=int, default=3, help="passes over them")
+    parser.add_argument("--learning-rate", type=float, default=5e-6, help="peak for the weights in the fine-tunes")
     parser.add_argument("--no-evaluation", action="store_true", help="train what there is to train and stop")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
@@ -128,8 +129,9 @@ def _fine_tune(
     """Fine-tune plans with their gates, and the control; return the folder of the run."""
     train, _ = split(learnt, args.fine_tuned, 0)
     which = "-".join(plan.digest()[:6] for plan in plans)
-    out: Path = args.work / f"fine_tuned-{args.learnt}-{args.fine_tuned}-{args.fine_tune_epochs}-{which}"
-    recipe = FinetuneRecipe(epochs=args.fine_tune_epochs)
+    how = f"{args.learnt}-{args.epochs}-{args.fine_tuned}-{args.fine_tune_epochs}-{args.learning_rate:g}"
+    out: Path = args.work / f"fine_tuned-{how}-{which}"
+    recipe = FinetuneRecipe(epochs=args.fine_tune_epochs, learning_rate=args.learning_rate)
     fine_tune(dense, plans, {label: gate for label, (gate, _) in gates.items()}, train, held_out, recipe, out)
     return out
 
