@@ -151,6 +151,11 @@ def check_batch_sizes(
         manifest, served = engine.manifest, engine.manifest.batch
         settings = store.settings_of(manifest)
         outside = [size for size in batch_sizes if not served.min <= size <= served.max]
+        if outside and (only := manifest.fixed_batch) is not None:
+            raise InputError(
+                f"the graph of {manifest.entry} has a constant batch of {only}, found {outside[0]}",
+                hint=f"--batch-size {only}, or export the pack again without --fixed-batch {only}",
+            )
         if outside:
             wider = BatchRange(min=min(served.min, *batch_sizes), opt=served.opt, max=max(served.max, *batch_sizes))
             command = store.build_command(

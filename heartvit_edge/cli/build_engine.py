@@ -43,7 +43,7 @@ def build_engine(
         str | None,
         typer.Option(
             help="Batch sizes to serve: the smallest, the one to tune for, the largest; or one number.",
-            show_default=BATCH,
+            show_default=f"{BATCH}, or the pack's fixed batch",
         ),
     ] = None,
     optimization_level: Annotated[
@@ -82,7 +82,7 @@ def build_engine(
     from heartvit_edge.engines.fingerprint import detect_machine
 
     content = BudgetPack.open(pack)
-    batch = parse_batch(batch_size or BATCH)
+    batch = None if batch_size is None else parse_batch(batch_size)
     machine = detect_machine()
     choice = options.cuda_choice(cuda_binding, cuda_graph) if verify else None
     failed: list[Result] = []

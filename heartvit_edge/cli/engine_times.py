@@ -67,7 +67,7 @@ def time_engines(
             assert isinstance(runner, TensorRTRunner)  # by its manifest
             step(str(folder))
             batch = batch_size or manifest.batch.opt
-            shape = sizes(manifest.inputs[0], batch)
+            shape = (batch, *sizes(manifest.inputs[0], batch)[1:])
             generator = np.random.default_rng(SEED)
             inputs = [generator.standard_normal(shape, dtype=np.float32) for _ in range(NUM_INPUTS)]
             run = time_runner(runner, inputs, duration)

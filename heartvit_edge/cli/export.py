@@ -87,7 +87,8 @@ def export(
     form: form_options.FormOption = form_options.FormName.static,
     buckets: form_options.Buckets = None,
     external_data: form_options.ExternalData = False,
-    parity_batch_sizes: form_options.ParityBatchSizes = "1,2,8",
+    fixed_batch: form_options.FixedBatch = None,
+    parity_batch_sizes: form_options.ParityBatchSizes = None,
     target: Annotated[
         str,
         typer.Option(metavar="TARGET", help=f"What will read the graphs: {', '.join(TARGETS)}; see docs/targets.md."),
@@ -126,7 +127,7 @@ def export(
     adaptive-shape --sites 3,6,9 --symmetric --no-heads
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.5 --precision fp16 --precision int8
-    --out pack
+    --out pack --fixed-batch 8
     """
     import numpy as np
 
@@ -134,6 +135,7 @@ def export(
     from heartvit_edge.data.preprocess import preprocess
     from heartvit_edge.export.entries import check_baselines, planned_entries
     from heartvit_edge.export.finetuned import read_runs, with_finetuned
+    from heartvit_edge.export.fixed_batch import check_batch, count_images
     from heartvit_edge.export.pack import check_out, write_pack
     from heartvit_edge.export.parity import parity_batches
     from heartvit_edge.export.precision import describe
@@ -154,7 +156,8 @@ def export(
             hint="leave --precision out: heartvit-edge build-engine PACK --precision fp16 makes FP16 of any form",
         )
     budgets = plan_options.read_budgets(budget)
-    sizes = form_options.read_sizes(parity_batch_sizes)
+    sizes = form_options.read_sizes(parity_batch_sizes, fixed_batch)
+    check_batch(form.value, fixed_batch)
     form_options.check_buckets(form, buckets)
     settings = plan_options.read_settings(heads, symmetric, "", max_sites, device_table)
     check_wanted(budgets, settings, nested=nested, checked=plan_images > 0 and check_images > 0)
@@ -163,6 +166,7 @@ def export(
     check_out(out, force=force)
     scores_folder = scores if scores is not None else out.with_name(f"{out.name}.scores")
     given = options.load_host_input(model, weights, img_size, model_kwargs, data, num_images, held_out_images, seed)
+    compared = count_images(PARITY_IMAGES, len(given.scored), fixed_batch)
     chosen = None if learns else gate_options.gate_name(gate) or default_gate(given.dense.shape)
     if chosen is not None:
         check_gate(chosen, given.dense.module)
@@ -202,7 +206,7 @@ def export(
         if scores is None or not (err.hint or "").startswith("name another folder"):
             raise
         raise InputError(str(err), hint="name another folder with --scores, or leave --scores out") from err
-    images = list(islice(given.scored, PARITY_IMAGES))
+    images = list(islice(given.scored, compared))
     batches = parity_batches(np.concatenate([*preprocess(images, given.dense.preprocessing, batch_size)]), sizes)
     others = precisions.choose_precisions(
         precision,
@@ -211,8 +215,9 @@ def export(
         int8_loss,
         given.scored,
         given.dense.preprocessing,
-        batch_size,
-        PARITY_IMAGES,
+        batch_size if fixed_batch is None else fixed_batch,
+        compared,
+        fixed_batch,
     )
     choosing = gates if chosen is None else chosen
     entries = planned_entries(given.dense, plans, choosing, reduction.value, baselines, form.value)
@@ -234,6 +239,7 @@ def export(
             routing=routing,
             target=asked,
             precisions=others,
+            batch=fixed_batch,
             force=force,
             advance=lambda _: advance(1),
             tell=say,

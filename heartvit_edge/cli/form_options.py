@@ -49,9 +49,25 @@ ExternalData = Annotated[
         help="Store weights once, in a file beside the graphs, as adaptive forms and models over 2 GB do.",
     ),
 ]
-ParityBatchSizes = Annotated[
-    str, typer.Option(metavar="N,N,...", help="Batch sizes at which graphs are compared with PyTorch.")
+FixedBatch = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Write graphs whose batch is always N, for what takes no open one (trtexec's static shapes, optimum's "
+        "--no-dynamic-axes); with --form adaptive-input, 1 alone.",
+        show_default="any number",
+    ),
 ]
+ParityBatchSizes = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N,N,...",
+        help="Batch sizes at which graphs are compared with PyTorch.",
+        show_default="1,2,8, or the fixed batch",
+    ),
+]
+PARITY_BATCH_SIZES = (1, 2, 8)
 
 
 DIFFERENCES: dict[str, Callable[[PackEntry], Hashable]] = {
@@ -70,18 +86,30 @@ CURES = {
 """The options with which it does not."""
 
 
-def read_sizes(text: str) -> tuple[int, ...]:
-    """Return the batch sizes written as ``1,2,8``.
+def read_sizes(text: str | None, fixed: int | None = None) -> tuple[int, ...]:
+    """Return the batch sizes written as ``1,2,8``; without a text, the fixed batch or the default ones.
+
+    Args:
+        text: From the command line.
+        fixed: The batch of the graphs, where it is a constant.
 
     Raises:
-        InputError: If there is none, or one is not a whole number from 1 on.
+        InputError: If there is none, one is not a whole number from 1 on, or one is not the fixed batch.
     """
+    if text is None:
+        return PARITY_BATCH_SIZES if fixed is None else (fixed,)
     parts = text.split(",")
     if not all(part.strip().isdecimal() and int(part) > 0 for part in parts):
         raise InputError(
             f"--parity-batch-sizes is {text!r}, expected whole numbers from 1 on", hint="--parity-batch-sizes 1,2,8"
         )
-    return tuple(int(part) for part in parts)
+    sizes = tuple(int(part) for part in parts)
+    if fixed is not None and set(sizes) != {fixed}:
+        raise InputError(
+            f"--parity-batch-sizes is {text!r}, and the graphs have a fixed batch of {fixed}",
+            hint="leave --parity-batch-sizes or --fixed-batch out",
+        )
+    return sizes
 
 
 def check_buckets(form: FormName, buckets: int | None) -> None:

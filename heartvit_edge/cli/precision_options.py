@@ -93,6 +93,7 @@ def choose_precisions(
     preprocessing: Preprocessing,
     batch_size: int,
     num_compared: int,
+    fixed_batch: int | None = None,
 ) -> Precisions:
     """Return what is to be written besides FP32; INT8 gets scored images to calibrate on.
 
@@ -105,22 +106,25 @@ def choose_precisions(
         preprocessing: How they become inputs.
         batch_size: Images a batch.
         num_compared: The first so many scored images are those that graphs are compared on.
+        fixed_batch: The batch of the graphs, where it is a constant: images fill whole batches then.
     """
     from heartvit_edge.data.preprocess import preprocess
+    from heartvit_edge.export.fixed_batch import count_images
     from heartvit_edge.export.precision import Precisions
 
     both: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8")
     others = tuple(name for name in both if name in {option.value for option in asked or ()})
     if "int8" not in others:
         return Precisions(others)
-    wanted = calibration_images or CALIBRATION_IMAGES
+    whole = fixed_batch or 1
+    wanted = -(-(calibration_images or CALIBRATION_IMAGES) // whole) * whole
     compared = num_compared if len(scored) - num_compared >= wanted else 0
     if not compared:
         say(
             f"INT8 wants {wanted} images to be calibrated on beside the {num_compared} that it is compared on, there "
             f"are {len(scored)} in all: it takes of the same ones; score more with --num-images"
         )
-    count = min(wanted, len(scored))
+    count = count_images(wanted, len(scored) - compared, fixed_batch)
     # spread, for images come class by class
     chosen = (compared + number * (len(scored) - compared) // count for number in range(count))
     images = preprocess((scored.read(index) for index in chosen), preprocessing, batch_size)

@@ -12,6 +12,7 @@ from heartvit_edge.engines.build_progress import Progress
 from heartvit_edge.engines.cuda_device import why_no_cuda_device
 from heartvit_edge.engines.engine_name import Kind, engine_folder, variant_name
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
+from heartvit_edge.engines.pick_batch import pick_batch
 from heartvit_edge.engines.pick_graph import pick_graph
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.shared_plan import budgets_of_graph, find_twin, share_plan
@@ -68,7 +69,7 @@ def build_engine(
     entry_name: str,
     backend: Backend,
     precision: Precision,
-    batch: BatchRange,
+    asked: BatchRange | None,
     engines: Path,
     machine: Machine,
     *,
@@ -89,7 +90,7 @@ def build_engine(
         entry_name: The pack's entry.
         backend: What will run the engine.
         precision: Element type of the matrix products.
-        batch: Batch sizes that it serves.
+        asked: Batch sizes that it serves; None for those of the graph, or the default range where it takes any.
         engines: The store.
         machine: This machine.
         force: Replace an engine that exists.
@@ -104,9 +105,9 @@ def build_engine(
             ``force`` is set, which else builds anew.
 
     Raises:
-        InputError: If the pack has no such entry, or no INT8 graph of it where that is asked for, the backend takes no
-            such settings, or the store has another engine in its place and ``force`` is not set; the hint says what to
-            do.
+        InputError: If the pack has no such entry, or no INT8 graph of it where that is asked for, its graph has another
+            batch, the backend takes no such settings, or the store has another engine in its place and ``force`` is not
+            set; the hint says what to do.
         MachineError: If the backend or what it needs is missing.
         CheckError: If a file was altered, the graph cannot be built, or ``verify`` finds the engine wrong.
     """
@@ -117,6 +118,7 @@ def build_engine(
             hint="leave --optimization-level and --sparse out, or add --backend tensorrt",
         )
     entry = pack.entry(entry_name)
+    batch = pick_batch(entry, asked)
     picked = pick_graph(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
     onnx = pack_folder / picked.onnx
     for name, sha256 in pack.files(entry):

@@ -28,7 +28,8 @@ class MatrixRow(Spec):
         backend: What will run them; None for TensorRT where it can be used, else ONNX Runtime.
         precision: Element types of the matrix products, one engine each.
         budget: Entries by name or number; empty for every entry of the pack. The dense entry is always built.
-        batch_size: Smallest, best and largest batch; in the file also one number, for that batch alone.
+        batch_size: Smallest, best and largest batch, in the file also one number, for that batch alone; None for what
+            ``build-engine`` serves by default.
         optimization_level: TensorRT's, 0 to 5.
         sparse: Whether TensorRT may choose kernels for sparse weights.
         boards: Parts of module names or part numbers; empty for every machine.
@@ -37,7 +38,7 @@ class MatrixRow(Spec):
     backend: Backend | None = None
     precision: tuple[Precision, ...] = Field(("fp32",), min_length=1)
     budget: tuple[str, ...] = ()
-    batch_size: BatchRange = BatchRange()
+    batch_size: BatchRange | None = None
     optimization_level: int = Field(BuildSettings().optimization_level, ge=0, le=5)
     sparse: bool = False
     boards: tuple[str, ...] = ()

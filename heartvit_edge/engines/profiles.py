@@ -18,7 +18,7 @@ class Profile(NamedTuple):
     """One optimization profile.
 
     Attributes:
-        shapes: Shapes of each input.
+        shapes: Shapes of each input whose batch is open.
         values: Values of each input that says how many tokens stay (int64, one a site); those of a profile are the same
             three times, as a budget keeps one number.
     """
@@ -30,7 +30,7 @@ class Profile(NamedTuple):
 def make_profiles(
     inputs: Sequence[TensorInfo], batch: BatchRange, kept: Sequence[Mapping[str, int]] = ({},)
 ) -> tuple[Profile, ...]:
-    """Return one profile a budget.
+    """Return one profile a budget; none where every shape is a constant, and nothing is left to be tuned for.
 
     Args:
         inputs: The graph's.
@@ -41,9 +41,11 @@ def make_profiles(
     Raises:
         CheckError: If an int64 input has no count in a budget.
     """
-    shaped = {info.name: _shapes(info, batch) for info in inputs if info.dtype != "int64"}
+    shaped = {info.name: _shapes(info, batch) for info in inputs if info.dtype != "int64" and None in info.shape}
     counts = [info for info in inputs if info.dtype == "int64"]
-    profiles = []
+    profiles: list[Profile] = []
+    if not shaped and not counts:
+        return ()
     for budget in kept:
         if missing := [info.name for info in counts if info.name not in budget]:
             raise CheckError(f"a budget says no number of kept tokens for {', '.join(missing)}")
@@ -58,7 +60,7 @@ def add_profiles(builder: Any, config: Any, profiles: Sequence[Profile], log: Lo
     Args:
         builder: A tensorrt.Builder.
         config: A tensorrt.IBuilderConfig.
-        profiles: At least one.
+        profiles: None where every shape is a constant.
         log: What TensorRT says.
 
     Raises:

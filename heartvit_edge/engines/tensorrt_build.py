@@ -37,7 +37,7 @@ class Job(NamedTuple):
         entry: The graph's entry, which names its inputs and outputs.
         shape: Dimensions of the dense model.
         precision: Element type of the matrix products.
-        profiles: At least one.
+        profiles: None where every shape is a constant.
         settings: How hard to try.
         written: Precision that the graph is in; FP32 where FP16 is yet to be written into it.
         wanted: The engine's manifest as far as it is known, which says whose layers are told; None for the only ones.

@@ -15,6 +15,7 @@ from heartvit_edge.export.any_count import AnyCountViT, Counts, check_counts, sw
 from heartvit_edge.export.by_input import answers, check_loss, divide, in_pytorch, stem_source, tail_source, whole
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
+from heartvit_edge.export.fixed_batch import with_batch
 from heartvit_edge.export.graph import graph_inputs, graph_outputs, whole_model
 from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
@@ -135,14 +136,14 @@ def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEn
             num_keep=tail.num_keep,
             onnx=path.name,
             onnx_sha256=sha256_file(path),
-            outputs=source.outputs,
+            outputs=with_batch(source.outputs, making.batch),
             macs=routed.macs(tail.num_keep),
             share=float((places == number).mean()),
         )
         for number, (tail, path, source) in enumerate(zip(routed.tails, paths[1:], sources[1:], strict=True))
     )
     routing = Routing(
-        outputs=routed.stem_outputs,
+        outputs=with_batch(routed.stem_outputs, making.batch),
         unit=unit_of(model),
         threshold=routed.chosen.threshold,
         images=images.chosen_on,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
+from heartvit_edge.export.fixed_batch import fix, with_batch
 from heartvit_edge.export.graph import Step, Traceable, store_graph
 from heartvit_edge.export.precision import Precisions
 from heartvit_edge.export.routing_images import RoutingImages
@@ -25,6 +26,9 @@ from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import PackEntry, TensorInfo
 from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
+
+FEW = 8
+"""Images on which graphs of a constant batch are compared beside the plans themselves."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Making:
         target: What the graphs are for.
         tell: Told what runtimes make of each graph.
         precisions: What static graphs are written in besides FP32.
+        batch: Images of every batch, which is a constant then; None: any number.
     """
 
     dense: DenseModel
@@ -52,6 +57,7 @@ class Making:
     target: Target = TARGETS[DEFAULT_TARGET]
     tell: Callable[[str], None] = lambda _: None
     precisions: Precisions = field(default_factory=Precisions)
+    batch: int | None = None
 
     def store(self, source: Traceable, path: Path) -> None:
         """Write a graph, and return only if the target takes it.
@@ -59,12 +65,14 @@ class Making:
         Raises:
             CheckError: If the target would refuse it.
         """
-        store_graph(source, path, target=self.target, weights=self.weights, steps=self.steps)
+        store_graph(fix(source, self.batch), path, target=self.target, weights=self.weights, steps=self.steps)
         check_graph(path, self.target, self.tell)
 
     @property
     def some(self) -> Sequence[NDArray[np.float32]]:
-        """One batch of each size, for what is compared beside the plans themselves."""
+        """One batch of each size, or a few of the only one, for what is compared beside the plans themselves."""
+        if self.batch is not None:
+            return self.batches[: -(-FEW // self.batch)]
         return list({len(batch): batch for batch in reversed(self.batches)}.values())
 
 
@@ -97,8 +105,8 @@ def pack_entry(
         compares_with=entry.compares_with,
         onnx=path.name,
         onnx_sha256=sha256_file(path),
-        inputs=inputs,
-        outputs=outputs,
+        inputs=with_batch(inputs, making.batch),
+        outputs=with_batch(outputs, making.batch),
         opset=making.target.opset,
         parity=parity,
         form=entry.form,

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from heartvit_edge import __version__
 from heartvit_edge.errors import InputError
 from heartvit_edge.export.entries import Entry
+from heartvit_edge.export.fixed_batch import check_batch
 from heartvit_edge.export.forms import WRITERS, sharing
 from heartvit_edge.export.graph import Step
 from heartvit_edge.export.making import Making
@@ -40,6 +41,7 @@ def write_pack(
     routing: RoutingImages | None = None,
     target: Target = TARGETS[DEFAULT_TARGET],
     precisions: Precisions | None = None,
+    batch: int | None = None,
     force: bool = False,
     advance: Callable[[str], None] = lambda _: None,
     tell: Callable[[str], None] = lambda _: None,
@@ -62,13 +64,15 @@ def write_pack(
         routing: Images that choose how many tokens the images of ``adaptive-input`` entries get; None without any.
         target: What the graphs are for.
         precisions: What static graphs are written in besides FP32; None for nothing.
+        batch: Images of every batch, in ``batches`` and ``precisions`` too, which is a constant of the graphs then;
+            None: they take any number.
         force: Replace what is at ``out``.
         advance: Told the name of each entry once it is done.
         tell: Told what runtimes make of each graph.
 
     Raises:
-        InputError: If a plan is of another model or its reduction cannot carry it out, ``out`` exists and ``force`` is
-            not set, or is no pack.
+        InputError: If a plan is of another model or its reduction cannot carry it out, a form cannot have this batch,
+            ``out`` exists and ``force`` is not set, or is no pack.
         MachineError: If what FP16 needs is missing.
         CheckError: If the target would refuse a graph, it does not answer as PyTorch does, or another precision's does
             not as FP32's; nothing is written then.
@@ -78,12 +82,15 @@ def write_pack(
             raise InputError(
                 f"a plan was made for another model ({plan.source.name})", hint="plan again from its scores"
             )
+    for form in {entry.form for entry in entries}:
+        check_batch(form, batch)
     check_out(out, force=force)
     with new_folder(out, force=force) as folder:
         written: dict[str, PackEntry] = {}
         aside = external_data or too_large(dense.module) or any(entry.form != "static" for entry in entries)
         with WeightFile(folder) if aside else nullcontext() as weights:
-            making = Making(dense, folder, batches, weights, steps, routing, target, tell, precisions or Precisions())
+            others = precisions or Precisions()
+            making = Making(dense, folder, batches, weights, steps, routing, target, tell, others, batch)
             for group in sharing(entries):
                 for found in WRITERS[group[0].form](making, group):
                     written[found.name] = found

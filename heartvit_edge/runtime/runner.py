@@ -78,6 +78,12 @@ def check_images(images: NDArray[Any], manifest: EngineManifest) -> None:
         InputError: If the shape, the element type or the batch size is not the engine's.
     """
     wanted = manifest.inputs[0]
+    only = manifest.fixed_batch
+    if only is not None and images.ndim and len(images) != only:
+        raise InputError(
+            f"found a batch of {len(images)} images, the graph of {manifest.entry} has a constant batch of {only}",
+            hint=f"give it {only} at a time, or export the pack again without --fixed-batch {only}",
+        )
     fits = len(images.shape) == len(wanted.shape) and all(
         known in (None, size) for known, size in zip(wanted.shape, images.shape, strict=True)
     )

@@ -149,6 +149,11 @@ class EngineManifest(Artefact):
         """Return the number of the optimization profile that runs the entry."""
         return self.budgets.index(self.entry) if self.budgets else 0
 
+    @property
+    def fixed_batch(self) -> int | None:
+        """Images of every batch, where that is a constant of the graph; None where it takes any number."""
+        return self.inputs[0].shape[0]
+
     def of_part(self, part: EnginePart) -> Self:
         """Return the manifest of a part by itself."""
         one = part.model_dump(exclude={"name", "onnx"})

@@ -71,8 +71,8 @@ class PackEntry(Spec):
         onnx: File name of the FP32 graph, relative to the pack.
         onnx_sha256: Its hash.
         others: The same graph in other precisions, none of them twice.
-        inputs: The graph's inputs: the image batch (B, 3, H, W), then under ``adaptive-shape`` ``num_keep_<block>``, a
-            number, for each site.
+        inputs: The graph's inputs: the image batch (B, 3, H, W), B open unless the graph has a constant batch, then
+            under ``adaptive-shape`` ``num_keep_<block>``, a number, for each site.
         outputs: The graph's outputs: ``logits`` (B, num_classes), then ``kept_<block>`` (B, K) int32 for each site:
             the patches (0 .. num_patches - 1, row-major on the grid) that are kept from that block on, ascending. A
             fused token is none of them; a merged one has the number of the patch that others joined. Under
@@ -154,6 +154,11 @@ class PackEntry(Spec):
         if found and self.form != "static":
             raise ValueError(f"{self.name} is {self.form} with graphs in {found}, expected FP32 alone")
         return self
+
+    @property
+    def fixed_batch(self) -> int | None:
+        """Images of every batch, where that is a constant of the graph; None where it takes any number."""
+        return self.inputs[0].shape[0]
 
     @property
     def graphs(self) -> tuple[Graph, ...]:

@@ -18,15 +18,25 @@ HELD_OUT = ImageSetRef(name="noise", num_images=8, sha256="0" * 64, labelled=Fal
 
 
 def make_adaptive_pack(
-    folder: Path, form: Form = "adaptive-shape", gate: object = "class-attention", reduction: str = "drop"
+    folder: Path,
+    form: Form = "adaptive-shape",
+    gate: object = "class-attention",
+    reduction: str = "drop",
+    buckets: int = 4,
+    budgets: int = 2,
+    **more: object,
 ) -> BudgetPack:
-    """Write a pack of ``dense``, ``macs-0.8`` (12 and 8 patches of 16) and ``macs-0.6`` (8 and 4) into ``folder``."""
+    """Write a pack of ``dense``, ``macs-0.8`` (12 and 8 patches of 16) and ``macs-0.6`` (8 and 4) into ``folder``.
+
+    ``budgets`` of 1 leaves ``macs-0.6`` out, and ``buckets`` are the most tails. ``more`` goes to ``write_pack``; with ``batch`` the images come in batches of it.
+    """
     dense = load_tiny(folder.parent)
     plans = [
         plan_of(dense.shape, dict(zip(SITES, counts, strict=True)), source=dense.source, limit=limit)
-        for limit, counts in ((0.8, (13, 9)), (0.6, (9, 5)))
+        for limit, counts in ((0.8, (13, 9)), (0.6, (9, 5)))[:budgets]
     ]
     entries = planned_entries(dense, plans, gate, reduction, form=form)
-    batches = parity_batches(images(12).numpy(), (1, 2, 8))
-    routing = RoutingImages([images(24, seed=1).numpy()], None, [images(8, seed=2).numpy()], HELD_OUT)
-    return write_pack(dense, entries, folder, batches=batches, classes=(), calibration=None, routing=routing)
+    batches = parity_batches(images(12).numpy(), (more["batch"],) if "batch" in more else (1, 2, 8))
+    routing = RoutingImages([images(24, seed=1).numpy()], None, [images(8, seed=2).numpy()], HELD_OUT, buckets)
+    given = {"batches": batches, "classes": (), "calibration": None, "routing": routing}
+    return write_pack(dense, entries, folder, **given, **more)

@@ -191,7 +191,9 @@ class _Double:
         return self._make("IOptimizationProfile", _shapes={}, _inputs={})
 
     def Builder_build_serialized_network(self, builder: Any, network: Any, config: Any) -> Any:
-        assert config._profiles, "a dynamic batch needs an optimization profile"
+        tuned = {name for profile in config._profiles for name in (*profile._shapes, *profile._inputs)}
+        assert tuned >= _open_inputs(network._graph), "what is open needs an optimization profile"
+        assert all(profile._shapes or profile._inputs for profile in config._profiles), "a profile of nothing"
         if not (self._progress(peek(config, "progress_monitor")) and self.script.builds):
             self._log(builder._logger)
             return None
@@ -200,7 +202,7 @@ class _Double:
         verbosity = peek(config, "profiling_verbosity")
         head = {
             "version": self.version,
-            "shapes": config._profiles[0]._shapes,
+            "shapes": config._profiles[0]._shapes if config._profiles else {},
             "profiles": [[profile._shapes, profile._inputs] for profile in config._profiles],
             "flags": sorted(config._flags),
             "shares_profiles": not self.version.startswith("8.") or "PROFILE_SHARING_0806" in config._features,
@@ -425,7 +427,8 @@ class _Double:
 
     def IExecutionContext_set_input_shape(self, context: Any, name: str, shape: Sequence[int]) -> bool:
         assert context._profile is not None, "a context without an optimization profile"
-        smallest, _, largest = context._engine._head["profiles"][context._profile][0][name]
+        only = [[size.dim_value for size in _sizes(context._engine._graph, name)]] * 3
+        smallest, _, largest = _profile(context)[0].get(name, only)
         inside = all(low <= size <= high for low, size, high in zip(smallest, shape, largest, strict=True))
         if not (inside and self.script.takes_input_shape):
             self._log(context._engine._logger)
@@ -440,7 +443,7 @@ class _Double:
 
     def _values(self, context: Any) -> dict[str, list[list[int]]]:
         """Return the values of each input that is a shape tensor, as the context's profile has them."""
-        return context._engine._head["profiles"][context._profile][1]
+        return _profile(context)[1]
 
     def IExecutionContext_set_tensor_address(self, context: Any, name: str, address: int) -> bool:
         if not self.script.takes_address:
@@ -479,6 +482,28 @@ class _Double:
         device.enqueue(stream, work)
         keep(context, _has_run=True)
         return True
+
+
+def _profile(context: Any) -> Any:
+    """Return shapes and values of a context's profile; a network of constant shapes has an empty one."""
+    profiles = context._engine._head["profiles"] or [[{}, {}]]
+    return profiles[context._profile]
+
+
+def _sizes(graph: Any, name: str) -> Any:
+    """Return the dimensions of an input."""
+    return next(info.type.tensor_type.shape.dim for info in graph.input if info.name == name)
+
+
+def _open_inputs(graph: bytes) -> set[str]:
+    """Return the inputs with a size that is not constant, and the numbers that sizes follow from."""
+    found = onnx.load_from_string(graph).graph
+    kinds = {info.name: info.type.tensor_type.elem_type for info in found.input}
+    return {
+        name
+        for name, kind in kinds.items()
+        if kind == onnx.TensorProto.INT64 or any(not size.HasField("dim_value") for size in _sizes(found, name))
+    }
 
 
 def _described(name: str, kind: str, nodes: Sequence[Any], types: dict[str, int]) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def test_each_entry_has_a_graph_in_each_precision_and_the_chain_runs_on_int8(exp
     words = ["--precision", "int8", "--precision", "fp16", "--precision", "fp32", "--precision", "int8"]
     result = export(pack, *words, "--calibration", "percentile", "--calibration-images", "6", "--int8-loss", "1")
     assert result.exit_code == 0, result.stderr
-    assert "INT8 wants 6 images to be calibrated on beside the 64 that it is compared on, there are 8" in result.stderr
+    assert "INT8 wants 6 images to be calibrated on beside the 8 that it is compared on, there are 8" in result.stderr
     manifest = BudgetPack.open(pack)
     for entry in manifest.entries:
         assert [graph.precision for graph in entry.others] == ["fp16", "int8"]

@@ -47,7 +47,7 @@ def test_one_batch_size_is_served_alone(read):
 def test_an_empty_row_is_every_entry_in_fp32_on_every_machine(read):
     (row,) = read("[[engine]]").rows
     assert (row.backend, row.precision, row.budget) == (None, ("fp32",), ())
-    assert (row.batch_size, row.settings) == (BatchRange(), BuildSettings())
+    assert (row.batch_size, row.settings) == (None, BuildSettings())
     assert row.suits(DESKTOP)
     assert row.suits(orin("10.3.0"))
 
