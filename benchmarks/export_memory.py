@@ -12,15 +12,10 @@ import time
 from pathlib import Path
 
 import numpy as np
-import timm
-import torch
 
+from benchmarks.untrained import load_untrained
 from heartvit_edge.export.entries import planned_entries
 from heartvit_edge.export.pack import write_pack
-from heartvit_edge.model.zoo import DenseModel, _preprocessing, _shape
-from heartvit_edge.spec.model import ModelSource
-
-UNKNOWN = "0" * 64  # of weights that are nobody's
 
 
 def peak_gb() -> float:
@@ -34,16 +29,11 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default="vit_large_patch16_384")
     name = parser.parse_args().model
     imports = peak_gb()
-    torch.manual_seed(0)
-    module = timm.create_model(name).eval().requires_grad_(False)
-    shape = _shape(module)
-    dense = DenseModel(
-        module, shape, ModelSource(name=name, weights_sha256=UNKNOWN), _preprocessing(module, shape.img_size)
-    )
-    size = (1, shape.in_chans, shape.img_size, shape.img_size)
-    image = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
-    started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
+        dense = load_untrained(name, Path(folder))
+        size = (1, dense.shape.in_chans, dense.shape.img_size, dense.shape.img_size)
+        image = np.random.default_rng(0).standard_normal(size, dtype=np.float32)
+        started = time.perf_counter()
         entries = planned_entries(dense, [], "attention-received")
         out = Path(folder) / "pack"
         pack = write_pack(dense, entries, out, batches=[image], classes=(), calibration=None, external_data=True)
