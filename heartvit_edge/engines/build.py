@@ -69,7 +69,7 @@ def build_engine(
     entry_name: str,
     backend: Backend,
     precision: Precision,
-    asked: BatchRange | None,
+    batch: BatchRange | None,
     engines: Path,
     machine: Machine,
     *,
@@ -90,7 +90,7 @@ def build_engine(
         entry_name: The pack's entry.
         backend: What will run the engine.
         precision: Element type of the matrix products.
-        asked: Batch sizes that it serves; None for those of the graph, or the default range where it takes any.
+        batch: Batch sizes that it serves; None for those of the graph, or the default range where it takes any.
         engines: The store.
         machine: This machine.
         force: Replace an engine that exists.
@@ -118,7 +118,7 @@ def build_engine(
             hint="leave --optimization-level and --sparse out, or add --backend tensorrt",
         )
     entry = pack.entry(entry_name)
-    batch = pick_batch(entry, asked)
+    batch = pick_batch(entry, batch)
     picked = pick_graph(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
     onnx = pack_folder / picked.onnx
     for name, sha256 in pack.files(entry):

@@ -14,8 +14,8 @@ from heartvit_edge.export.any_count import AnyCountViT
 from heartvit_edge.export.attach import attach_weights, fold_constants, name_batch_by_zero
 from heartvit_edge.export.exporter import run_exporter
 from heartvit_edge.export.projections import separate_projections
-from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.pack import TensorInfo, num_keep_name
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target

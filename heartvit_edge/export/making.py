@@ -16,11 +16,11 @@ from heartvit_edge.export.fixed_batch import fix, with_batch
 from heartvit_edge.export.graph import Step, Traceable, store_graph
 from heartvit_edge.export.precision import Precisions
 from heartvit_edge.export.routing_images import RoutingImages
-from heartvit_edge.export.weights import WeightFile
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
 from heartvit_edge.gating.stored import save_gate
 from heartvit_edge.gating.token_gate import TokenGate
+from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import PackEntry, TensorInfo

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import nn
 
 from heartvit_edge import __version__
 from heartvit_edge.errors import InputError
@@ -18,11 +19,11 @@ from heartvit_edge.export.graph import Step
 from heartvit_edge.export.making import Making
 from heartvit_edge.export.precision import Precisions
 from heartvit_edge.export.routing_images import RoutingImages
-from heartvit_edge.export.weights import WeightFile, too_large
+from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import new_folder, refuse_existing, sha256_file
 from heartvit_edge.spec.model import ImageSetRef
-from heartvit_edge.spec.pack import MANIFEST, WEIGHTS, BudgetPack, PackEntry
+from heartvit_edge.spec.pack import LARGEST_GRAPH, MANIFEST, WEIGHTS, BudgetPack, PackEntry
 from heartvit_edge.spec.sensitivity import SensitivityMap
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
@@ -122,6 +123,11 @@ def check_out(out: Path, *, force: bool) -> None:
         raise InputError(
             f"{out} is no budget pack, and --force replaces only those", hint="name another place with --out"
         )
+
+
+def too_large(module: nn.Module) -> bool:
+    """Return whether a graph of the module cannot hold its weights."""
+    return sum(tensor.nbytes for tensor in module.state_dict().values()) > LARGEST_GRAPH
 
 
 def _named(weights: Path) -> dict[str, str]:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heartvit_edge.errors import CheckError, MachineError
+from heartvit_edge.graph.stand_ins import bring_back, empty, num_bytes, put_aside
+from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.spec.model import ModelShape
+from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
 from heartvit_edge.spec.routing import NUM_KEEP, SCORES
 
 if TYPE_CHECKING:
@@ -68,15 +72,18 @@ def float32_nodes(graph: onnx.GraphProto, shape: ModelShape) -> set[str]:
     return held
 
 
-def write_half(source: Path, target: Path, shape: ModelShape) -> None:
+def write_half(source: Path, target: Path, shape: ModelShape, weights: WeightFile | None = None) -> None:
     """Write the graph of ``source`` with FP16 matrix products; its inputs and outputs keep their types.
 
-    Of a quantised graph, the products that are in INT8 stay so, and their scales become FP16.
+    Of a quantised graph, the products that are in INT8 stay so, and their scales become FP16. Weights are converted one
+    at a time.
 
     Args:
         source: ONNX file in FP32, or in INT8 and FP32.
         target: Where the converted graph goes.
         shape: Dimensions of the dense model.
+        weights: Where the weights go, beside the target; None: into the graph, or, where they are too many for it, into
+            a file of its own beside it.
 
     Raises:
         MachineError: If onnx or onnxruntime is missing.
@@ -87,24 +94,35 @@ def write_half(source: Path, target: Path, shape: ModelShape) -> None:
         from onnxruntime.transformers import float16
     except ImportError as err:
         raise MachineError(f"FP16 needs {err.name}", hint="pip install 'heartvit-edge[onnxruntime]'") from err
-    model = onnx.load(str(source))
+    model = onnx.load(str(source), load_external_data=False)
     if any(weight.data_type == onnx.TensorProto.FLOAT16 for weight in model.graph.initializer):
         raise CheckError(f"{source} has FP16 weights already, expected FP32", hint="export the pack in FP32")
+    aside = put_aside(model.graph)
     if any(node.op_type == "QuantizeLinear" for node in model.graph.node) and _opset(model) < OPSET_OF_HALF_SCALES:
         model = onnx.version_converter.convert_version(model, OPSET_OF_HALF_SCALES)
     name_nodes(model.graph)
     operators = {*float16.DEFAULT_OP_BLOCK_LIST, *FLOAT32_OPERATORS}
     names = float32_nodes(model.graph, shape)
     names |= {node.name for node in model.graph.node if node.op_type in operators}
+    model = onnx.shape_inference.infer_shapes(model)
+    empty(model.graph, aside)
     model = float16.convert_float_to_float16(
-        model, keep_io_types=True, op_block_list=sorted(operators), node_block_list=sorted(names)
+        model,
+        keep_io_types=True,
+        disable_shape_infer=True,
+        op_block_list=sorted(operators),
+        node_block_list=sorted(names),
     )
     _tidy_casts(model.graph, names)
+    own = weights is None and num_bytes(model.graph, aside) > LARGEST_GRAPH
+    with WeightFile(target.parent, f"{target.stem}.{WEIGHTS}") if own else nullcontext(weights) as file:
+        place = (lambda _: None) if file is None else file.take
+        bring_back(model.graph, aside, source.parent, float16.convert_np_to_float16, place)
+    onnx.save_model(model, str(target))
     try:
-        onnx.checker.check_model(model, full_check=True)
+        onnx.checker.check_model(str(target), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as err:
         raise CheckError(f"the FP16 form of {source} is not valid ONNX: {err}") from err
-    onnx.save_model(model, str(target))
 
 
 def _opset(model: onnx.ModelProto) -> int:

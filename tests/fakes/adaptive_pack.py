@@ -28,7 +28,8 @@ def make_adaptive_pack(
 ) -> BudgetPack:
     """Write a pack of ``dense``, ``macs-0.8`` (12 and 8 patches of 16) and ``macs-0.6`` (8 and 4) into ``folder``.
 
-    ``budgets`` of 1 leaves ``macs-0.6`` out, and ``buckets`` are the most tails. ``more`` goes to ``write_pack``; with ``batch`` the images come in batches of it.
+    ``budgets`` of 1 leaves ``macs-0.6`` out, and ``buckets`` are the most tails. ``more`` goes to ``write_pack``; with
+    ``batch`` the images come in batches of it.
     """
     dense = load_tiny(folder.parent)
     plans = [

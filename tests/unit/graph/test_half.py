@@ -10,7 +10,9 @@ from fakes.tiny_pack import SHAPE, make_tiny_pack
 from onnx import TensorProto, helper, numpy_helper
 
 from heartvit_edge.errors import CheckError
+from heartvit_edge.graph import half
 from heartvit_edge.graph.half import float32_nodes, name_nodes, write_half
+from heartvit_edge.graph.weights import LEAST_BYTES, WeightFile
 
 
 @pytest.fixture
@@ -85,11 +87,11 @@ def test_nodes_without_a_name_get_one_of_their_own():
 @pytest.mark.parametrize("name", ["dense", "macs-0.5"])
 def test_the_half_graph_answers_close_to_the_whole_and_keeps_its_types(pack, tmp_path, name):
     write_half(pack / f"{name}.onnx", tmp_path / "half.onnx", SHAPE)
-    whole, half = run(pack / f"{name}.onnx"), run(tmp_path / "half.onnx")
-    assert [value.dtype for value in half] == [value.dtype for value in whole]
-    np.testing.assert_allclose(half[0], whole[0], atol=2e-2)
-    assert not np.array_equal(half[0], whole[0])  # something is FP16 indeed
-    for ours, theirs in zip(half[1:], whole[1:], strict=True):
+    whole, found = run(pack / f"{name}.onnx"), run(tmp_path / "half.onnx")
+    assert [value.dtype for value in found] == [value.dtype for value in whole]
+    np.testing.assert_allclose(found[0], whole[0], atol=2e-2)
+    assert not np.array_equal(found[0], whole[0])  # something is FP16 indeed
+    for ours, theirs in zip(found[1:], whole[1:], strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
@@ -127,3 +129,47 @@ def test_a_graph_that_is_fp16_already_is_refused(pack, tmp_path):
     write_half(pack / "dense.onnx", tmp_path / "half.onnx", SHAPE)
     with pytest.raises(CheckError, match="has FP16 weights already"):
         write_half(tmp_path / "half.onnx", tmp_path / "again.onnx", SHAPE)
+
+
+def test_weights_in_a_file_beside_the_graph_give_the_graph_that_those_inside_give(pack, tmp_path):
+    write_half(pack / "macs-0.5.onnx", tmp_path / "inside.onnx", SHAPE)
+    model = onnx.load(pack / "macs-0.5.onnx")
+    with WeightFile(pack) as weights:
+        weights.take_all(model)
+        onnx.save_model(model, pack / "aside.onnx")
+        write_half(pack / "aside.onnx", pack / "aside.fp16.onnx", SHAPE, weights)
+    graph = onnx.load(pack / "aside.fp16.onnx", load_external_data=False).graph
+    moved = [tensor.name for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    assert moved == ["patch.weight"]
+    expected = onnx.load(tmp_path / "inside.onnx")
+    found = onnx.load(pack / "aside.fp16.onnx")
+    assert found.graph.node == expected.graph.node
+    for ours, theirs in zip(found.graph.initializer, expected.graph.initializer, strict=True):
+        assert ours.name == theirs.name
+        np.testing.assert_array_equal(numpy_helper.to_array(ours), numpy_helper.to_array(theirs))
+
+
+def test_weights_over_the_limit_lie_beside_a_graph_that_answers_the_same(pack, tmp_path, monkeypatch):
+    write_half(pack / "macs-0.5.onnx", tmp_path / "inside.onnx", SHAPE)
+    monkeypatch.setattr(half, "LARGEST_GRAPH", 1000)
+    write_half(pack / "macs-0.5.onnx", tmp_path / "beside.onnx", SHAPE)
+    assert (tmp_path / "beside.weights.bin").is_file()
+    for ours, theirs in zip(run(tmp_path / "beside.onnx"), run(tmp_path / "inside.onnx"), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_graph_whose_weights_no_protobuf_can_hold_is_converted_without_them_in_memory(pack, tmp_path, monkeypatch):
+    model = onnx.load(pack / "macs-0.5.onnx")
+    with WeightFile(pack) as weights:
+        weights.take_all(model)
+    onnx.save_model(model, pack / "aside.onnx")
+    seen = []
+    infer, serialise = onnx.shape_inference.infer_shapes, onnx.save_model
+    monkeypatch.setattr(onnx.shape_inference, "infer_shapes", lambda model: seen.append(model) or infer(model))
+    monkeypatch.setattr(onnx, "save_model", lambda model, path: seen.append(model) or serialise(model, path))
+    monkeypatch.setattr(half, "LARGEST_GRAPH", 1000)
+    write_half(pack / "aside.onnx", tmp_path / "half.onnx", SHAPE)
+    assert len(seen) == 2
+    assert all(len(tensor.raw_data) < LEAST_BYTES for model in seen for tensor in model.graph.initializer)
+    for ours, theirs in zip(run(tmp_path / "half.onnx"), run(pack / "macs-0.5.onnx"), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=2e-2)

@@ -9,7 +9,8 @@ import torch
 from onnx import helper, numpy_helper
 
 from heartvit_edge.export.attach import attach_weights, fold_constants
-from heartvit_edge.export.weights import ALIGNMENT, LEAST_BYTES, WeightFile, too_large
+from heartvit_edge.export.pack import too_large
+from heartvit_edge.graph.weights import ALIGNMENT, LEAST_BYTES, WeightFile
 from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
 
 

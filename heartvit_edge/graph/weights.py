@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
-import onnx
-from torch import nn
 from typing_extensions import Self
 
 from heartvit_edge.spec.files import sha256_bytes
-from heartvit_edge.spec.pack import LARGEST_GRAPH, WEIGHTS
+from heartvit_edge.spec.pack import WEIGHTS
+
+if TYPE_CHECKING:
+    import onnx
 
 LEAST_BYTES = 1024
 """Tensors smaller than this stay in the graph, where TensorRT and shape inference read them as constants."""
@@ -18,17 +19,12 @@ ALIGNMENT = 4096
 """Tensors begin at multiples of a page, so that a runtime can map them."""
 
 
-def too_large(module: nn.Module) -> bool:
-    """Return whether a graph of the module cannot hold its weights."""
-    return sum(tensor.nbytes for tensor in module.state_dict().values()) > LARGEST_GRAPH
-
-
 class WeightFile:
     """``weights.bin``, which is written while it is open, and which graphs beside it name as their external data."""
 
-    def __init__(self, folder: Path) -> None:
-        """Remember the folder; the file is made when it is entered."""
-        self._path = folder / WEIGHTS
+    def __init__(self, folder: Path, name: str = WEIGHTS) -> None:
+        """Remember the folder and the file's name; the file is made when it is entered."""
+        self._path = folder / name
         self._file: IO[bytes] | None = None
         self._places: dict[str, tuple[int, int]] = {}  # hash to offset and length
 
@@ -60,14 +56,24 @@ class WeightFile:
             self._file.write(b"\0" * (offset - self._file.tell()) + content)
             self._file.flush()  # the graph is read as soon as it is written
             self._places[digest] = offset, len(content)
-        tensor.ClearField("raw_data")
-        tensor.data_location = onnx.TensorProto.EXTERNAL
-        offset, length = self._places[digest]
-        for key, value in (("location", self._path.name), ("offset", str(offset)), ("length", str(length))):
-            tensor.external_data.add(key=key, value=value)
+        self._name_place(tensor, digest)
 
     def take_all(self, model: onnx.ModelProto) -> None:
         """Move every initializer of a graph that has its bytes."""
         for tensor in model.graph.initializer:
             if tensor.HasField("raw_data"):
                 self.take(tensor)
+
+    def let_go(self, model: onnx.ModelProto) -> None:
+        """Take from a graph the bytes that lie in the file already; what does not stays in the graph."""
+        for tensor in model.graph.initializer:
+            if tensor.HasField("raw_data") and (digest := sha256_bytes(tensor.raw_data)) in self._places:
+                self._name_place(tensor, digest)
+
+    def _name_place(self, tensor: onnx.TensorProto, digest: str) -> None:
+        tensor.ClearField("raw_data")
+        tensor.data_location = tensor.EXTERNAL
+        offset, length = self._places[digest]
+        del tensor.external_data[:]
+        for key, value in (("location", self._path.name), ("offset", str(offset)), ("length", str(length))):
+            tensor.external_data.add(key=key, value=value)
