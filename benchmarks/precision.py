@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.claims import Claim, arguments, finish
 from benchmarks.dinov2 import SITES, draw, inputs, load_model
 from heartvit_edge.allocation.plan import dense_plan
+from heartvit_edge.export.assembly import Assembly
 from heartvit_edge.export.graph import store_graph, whole_model
 from heartvit_edge.export.precision import LIMIT_NATS, Precisions, describe, write_others
 from heartvit_edge.gating.gated import GatedViT
@@ -87,23 +88,25 @@ def main() -> None:
             path = Path(scratch) / f"{name}.onnx"
             store_graph(whole_model(model.eval(), dense.shape), path)
             rows: dict[str, PrecisionGraph] = {}
-            (rows["fp16"],) = write_others(path, dense.shape, Precisions(("fp16",)), compared)
-            print(name, describe(rows["fp16"]), file=sys.stderr, flush=True)
+            graph = Assembly((path,))
+            half = Precisions(("fp16",))
+            (rows["fp16"],) = write_others(graph, dense.shape, half, compared, {name: {}}, name)[name]
+            print(describe(name, rows["fp16"]), file=sys.stderr, flush=True)
             for method, limit in product(CALIBRATIONS, (LIMIT_NATS, NO_LIMIT)) if name == "dense" else (BEST,):
                 row = row_name(method, limit)
                 asked = Precisions(("int8",), method, limit, calibration)
-                (rows[row],) = write_others(path, dense.shape, asked, compared)
-                print(name, row, describe(rows[row]), file=sys.stderr, flush=True)
+                (rows[row],) = write_others(graph, dense.shape, asked, compared, {name: {}}, name)[name]
+                print(row, describe(name, rows[row]), file=sys.stderr, flush=True)
                 if (method, limit) == BEST:
                     path.with_name(f"{name}.int8.onnx").rename(path.with_name(f"{name}.best.onnx"))
             details[name] = {row: found.model_dump(mode="json") for row, found in rows.items()}
-            half, best = rows["fp16"].fidelity, rows[row_name(*BEST)].fidelity
+            close, best = rows["fp16"].fidelity, rows[row_name(*BEST)].fidelity
             claims += [
                 Claim(
-                    f"{name}: cosine, fp16, images with the same tokens", half.same_tokens_cosine or 0, at_least=0.9999
+                    f"{name}: cosine, fp16, images with the same tokens", close.same_tokens_cosine or 0, at_least=0.9999
                 ),
-                Claim(f"{name}: kept tokens that are the same, fp16", half.kept_overlap, at_least=0.98),
-                Claim(f"{name}: agreement with FP32, fp16", half.agreement, at_least=0.99),
+                Claim(f"{name}: kept tokens that are the same, fp16", close.kept_overlap, at_least=0.98),
+                Claim(f"{name}: agreement with FP32, fp16", close.agreement, at_least=0.99),
                 Claim(f"{name}: agreement with FP32, int8", best.agreement, at_least=0.97),
                 Claim(f"{name}: mean KL to FP32 in nats, int8", best.kl_nats, at_most=3 * LIMIT_NATS),
             ]

@@ -12,7 +12,6 @@ from heartvit_edge.cli import form_options, gate_options, plan_options
 from heartvit_edge.cli import host_options as options
 from heartvit_edge.cli import precision_options as precisions
 from heartvit_edge.cli.console import is_first_process, progress_bar, say
-from heartvit_edge.cli.engine_options import PrecisionName
 from heartvit_edge.cli.learned_gates import FEWEST, GATE_IMAGES, check_left, draw_lesson, run_gates
 from heartvit_edge.cli.make_plans import Request, check_wanted, run_plans
 from heartvit_edge.cli.requirements import lacks_dynamo
@@ -150,11 +149,6 @@ def export(
     if dynamo and (lacks := lacks_dynamo()):
         raise lacks
     precisions.check_asked(precision, calibration, calibration_images, int8_loss)
-    if form is not form_options.FormName.static and set(precision or ()) - {PrecisionName.fp32}:
-        raise InputError(
-            f"graphs in FP16 and INT8 are written for constant counts, found --form {form.value}",
-            hint="leave --precision out: heartvit-edge build-engine PACK --precision fp16 makes FP16 of any form",
-        )
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes, fixed_batch)
     check_batch(form.value, fixed_batch)
@@ -248,7 +242,7 @@ def export(
         share = found.parity.max_abs_error / max(found.parity.logit_scale, 1e-30)
         say(f"{found.name}: logits within {share:.1e} of PyTorch's scale on {found.parity.num_images} images")
         for graph in found.others:
-            say(describe(graph))
+            say(describe(found.name, graph))
     form_options.tell_forms(pack)
     typer.echo(out / MANIFEST)
 

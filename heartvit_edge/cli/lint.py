@@ -51,7 +51,8 @@ def lint(
     if model.is_dir():
         pack = _open(model)
         asked = asked or find_target(pack.target or DEFAULT_TARGET)
-        files = [model / name for name in dict.fromkeys(entry.onnx for entry in pack.entries)]
+        named = (name for entry in pack.entries for name, _ in pack.files(entry) if name.endswith(".onnx"))
+        files = [model / name for name in dict.fromkeys(named)]
         static = True
     else:
         files = [model]

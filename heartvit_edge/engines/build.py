@@ -13,7 +13,7 @@ from heartvit_edge.engines.cuda_device import why_no_cuda_device
 from heartvit_edge.engines.engine_name import Kind, engine_folder, variant_name
 from heartvit_edge.engines.onnxruntime_session import CPU, import_onnxruntime, pick_provider
 from heartvit_edge.engines.pick_batch import pick_batch
-from heartvit_edge.engines.pick_graph import pick_graph
+from heartvit_edge.engines.pick_graph import pick_graphs
 from heartvit_edge.engines.profiles import make_profiles
 from heartvit_edge.engines.shared_plan import budgets_of_graph, find_twin, share_plan
 from heartvit_edge.engines.signals import termination_as_exit
@@ -119,8 +119,8 @@ def build_engine(
         )
     entry = pack.entry(entry_name)
     batch = pick_batch(entry, batch)
-    picked = pick_graph(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
-    onnx = pack_folder / picked.onnx
+    picked = pick_graphs(entry, precision, weakly_typed=backend == "tensorrt" and not strongly_typed())
+    onnx = pack_folder / picked.graphs[0].onnx
     for name, sha256 in pack.files(entry):
         check_sha256(pack_folder / name, sha256, hint=AGAIN)
     sharing = budgets_of_graph(pack, entry) if backend == "tensorrt" else (entry,)
@@ -130,7 +130,7 @@ def build_engine(
         precision=precision,
         file=f"{entry.graphs[0].name}{ENDINGS[backend]}",
         sha256=NOT_BUILT,
-        onnx_sha256=picked.sha256,
+        onnx_sha256=picked.graphs[0].onnx_sha256,
         inputs=entry.inputs,
         outputs=entry.outputs,
         batch=batch,
@@ -166,9 +166,7 @@ def build_engine(
             started = clock()
             facts: list[tuple[str, str]] = []
             parts = []
-            graphs = entry.graphs
-            if picked.precision != "fp32":  # there is one
-                graphs = (graphs[0]._replace(onnx=picked.onnx, onnx_sha256=picked.sha256),)
+            graphs = picked.graphs
             for graph in graphs:
                 target = temporary / f"{graph.name}{ENDINGS[backend]}"
                 alone = entry.model_copy(update={"inputs": graph.inputs, "outputs": graph.outputs})

@@ -1,30 +1,39 @@
-"""Which graph of a pack an engine is built from."""
+"""Which graphs of a pack an engine is built from."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 from heartvit_edge.errors import InputError
-from heartvit_edge.spec.pack import PackEntry
+from heartvit_edge.spec.pack import Graph, PackEntry
 from heartvit_edge.spec.precision import Precision
 
 
-class PickedGraph(NamedTuple):
-    """A graph of the pack.
+class Picked(NamedTuple):
+    """Graphs of the pack.
 
     Attributes:
-        onnx: File name, relative to the pack.
-        sha256: Its hash.
-        precision: What it is in; FP32 where FP16 is yet to be made of it.
+        graphs: One, or a stem and its tails.
+        precision: What they are in; FP32 where FP16 is yet to be made of them.
     """
 
-    onnx: str
-    sha256: str
+    graphs: tuple[Graph, ...]
     precision: Precision
 
 
-def pick_graph(entry: PackEntry, precision: Precision, *, weakly_typed: bool = False) -> PickedGraph:
-    """Return the entry's graph in the precision that is asked for, or the FP32 one, which FP16 is made of.
+def graphs_in(entry: PackEntry, precision: Precision) -> tuple[Graph, ...]:
+    """Return an entry's graphs in a precision; those in FP32 where the pack has none."""
+    other = entry.other(precision)
+    if other is None:
+        return entry.graphs
+    files = ((file.onnx, file.onnx_sha256) for file in (other, *other.tails))
+    return tuple(
+        graph._replace(onnx=onnx, onnx_sha256=sha256) for graph, (onnx, sha256) in zip(entry.graphs, files, strict=True)
+    )
+
+
+def pick_graphs(entry: PackEntry, precision: Precision, *, weakly_typed: bool = False) -> Picked:
+    """Return the entry's graphs in the precision that is asked for, or those in FP32, which FP16 is made of.
 
     Args:
         entry: Of the pack.
@@ -34,12 +43,11 @@ def pick_graph(entry: PackEntry, precision: Precision, *, weakly_typed: bool = F
     Raises:
         InputError: If INT8 is asked for and the pack has no such graph; the hint exports it.
     """
-    other = entry.other(precision)
-    if other is not None and not (weakly_typed and precision == "fp16"):
-        return PickedGraph(other.onnx, other.onnx_sha256, precision)
+    if entry.other(precision) is not None and not (weakly_typed and precision == "fp16"):
+        return Picked(graphs_in(entry, precision), precision)
     if precision == "int8":
         raise InputError(
             f"the pack has no INT8 graph of {entry.name}: INT8 needs images, so that it is made where the pack is",
             hint="export the pack again with: --precision int8 (as heartvit-edge export --help shows)",
         )
-    return PickedGraph(entry.onnx, entry.onnx_sha256, "fp32")
+    return Picked(entry.graphs, "fp32")

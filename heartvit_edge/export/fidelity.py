@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ from numpy.typing import NDArray
 
 from heartvit_edge.errors import CheckError
 from heartvit_edge.export.activation_ranges import Feed
-from heartvit_edge.export.half_rounding import open_rounded
-from heartvit_edge.export.sessions import open_file
-from heartvit_edge.spec.precision import Fidelity, Precision
+from heartvit_edge.spec.precision import Fidelity
+from heartvit_edge.spec.route import Run
 
 MIN_COSINE_FP16 = 0.9999
 """Least mean cosine between the logits of an FP16 graph and those of the FP32 graph, of images with the same tokens."""
@@ -34,31 +32,28 @@ def kl_nats(reference: NDArray[Any], logits: NDArray[Any]) -> NDArray[np.float64
     return np.maximum((np.exp(log_p) * (log_p - log_q)).sum(axis=1), 0.0)
 
 
-def compare_graphs(reference: Path, other: Path, feeds: Sequence[Feed], precision: Precision) -> Fidelity:
+def compare(reference: Run, other: Run, feeds: Sequence[Feed], name: str) -> Fidelity:
     """Return how close a graph comes to another with the same inputs and outputs.
 
-    FP16 is rounded after every node, as :mod:`heartvit_edge.export.half_rounding` says.
-
     Args:
-        reference: The FP32 graph.
-        other: The one in another precision.
+        reference: Runs the FP32 graph: logits, then the kept patches of each site.
+        other: Runs the one in another precision.
         feeds: Batches of real inputs.
-        precision: That of the other graph.
+        name: What the message calls the other.
 
     Raises:
         CheckError: If a logit of the other graph is not finite.
     """
-    sessions = (open_file(reference), (open_rounded if precision == "fp16" else open_file)(other))
     cosines: list[float] = []
     losses: list[float] = []
     same: list[bool] = []
     overlaps: list[float] = []
     agreeing = 0
     for feed in feeds:
-        (expected, *kept), (found, *kept_here) = (session.run(None, dict(feed)) for session in sessions)
+        (expected, *kept), (found, *kept_here) = (run(feed).values() for run in (reference, other))
         if not np.isfinite(found).all():
             raise CheckError(
-                f"{other.stem}: the logits are not all finite, in FP32 they are",
+                f"{name}: the logits are not all finite, in FP32 they are",
                 hint="values leave the range of the lower precision: export without it",
             )
         cosines += _cosines(expected, found).tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from heartvit_edge.export.any_count import AnyCountViT, Counts, check_counts, sweep
+from heartvit_edge.export.assembly import Assembly
 from heartvit_edge.export.by_input import answers, check_loss, divide, in_pytorch, stem_source, tail_source, whole
-from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.fixed_batch import with_batch
 from heartvit_edge.export.graph import graph_inputs, graph_outputs, whole_model
 from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
-from heartvit_edge.export.precision import write_others
 from heartvit_edge.gating.reduce import num_listed
 from heartvit_edge.gating.routed import unit_of
 from heartvit_edge.spec.files import sha256_file
@@ -57,9 +57,7 @@ def _write_static(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntr
     path = making.folder / f"{entry.name}.onnx"
     making.store(whole_model(model, making.dense.shape), path)
     parity = check_parity(model, Graph(path), making.batches, entry.name, merges=entry.reduction == "merge")
-    others = write_others(path, making.dense.shape, making.precisions, [{"images": batch} for batch in making.batches])
-    for other in others:
-        check_graph(making.folder / other.onnx, making.target, making.tell)
+    others = making.write_others(Assembly((path,)), {entry.name: {}}, entry.name)[entry.name]
     outputs = graph_outputs(making.dense.shape, model.num_listed)
     inputs = graph_inputs(making.dense.shape)
     yield pack_entry(making, entry, model, path, parity, inputs, outputs, others=others)
@@ -85,10 +83,18 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
             )
             check_parity(_fed(model, counts), graph.with_feeds(_feeds(sites, counts)), making.some, name, merges=merges)
     proven = {site: (min(found), max(found)) for site, found in zip(sites, zip(*tried, strict=True), strict=True)}
-    for entry, counts in zip(entries, asked, strict=True):
-        parity = check_parity(
+    parities = [
+        check_parity(
             _fed(model, counts), graph.with_feeds(_feeds(sites, counts)), making.batches, entry.name, merges=merges
         )
+        for entry, counts in zip(entries, asked, strict=True)
+    ]
+    fed = {
+        entry.name: {name: np.array(count, dtype=np.int64) for name, count in _feeds(sites, counts).items()}
+        for entry, counts in zip(entries, asked, strict=True)
+    }
+    others = making.write_others(Assembly((path,)), fed, path.stem)
+    for entry, counts, parity in zip(entries, asked, parities, strict=True):
         listed = {site: num_listed(entry.reduction, count) for site, count in zip(sites, counts, strict=True)}
         yield pack_entry(
             making,
@@ -100,6 +106,7 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
             graph_outputs(shape, listed),
             num_keep=dict(zip(sites, counts, strict=True)),
             num_keep_range=proven,
+            others=others[entry.name],
         )
 
 
@@ -129,6 +136,8 @@ def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEn
         )
     graph = answers(runs[0], runs[1:], routed.buckets, routed.outputs)
     parity = check_parity(_as_answer(whole(routed)), graph, making.batches, entry.name, merges=merges)
+    assembly = Assembly(tuple(paths), routed.buckets, routed.outputs)
+    others = making.write_others(assembly, {entry.name: {}}, entry.name)[entry.name]
     needed, counts = np.unique(routed.chosen.needed, return_counts=True)
     places = tails_of(routed.chosen.needed.astype(np.int32), routed.buckets)
     tails = tuple(
@@ -153,7 +162,7 @@ def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEn
         check=check_loss(routed, making.dense.module, images),
     )
     inputs = graph_inputs(making.dense.shape)
-    yield pack_entry(making, entry, model, paths[0], parity, inputs, routed.outputs, routing=routing)
+    yield pack_entry(making, entry, model, paths[0], parity, inputs, routed.outputs, routing=routing, others=others)
 
 
 WRITERS: Mapping[Form, Callable[[Making, Sequence[Entry]], Iterator[PackEntry]]] = {
@@ -189,5 +198,5 @@ def _as_answer(answer: Callable[[NDArray[np.float32]], list[NDArray[Any]]]) -> A
 
 def _new_name(folder: Path) -> Path:
     """Return a place for one more shared graph."""
-    number = len(list(folder.glob(f"{SHARED}*.onnx"))) + 1
-    return folder / f"{SHARED}{'' if number == 1 else f'-{number}'}.onnx"
+    names = (f"{SHARED}{'' if number == 1 else f'-{number}'}.onnx" for number in count(1))
+    return next(folder / name for name in names if not (folder / name).exists())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from heartvit_edge.export.activation_ranges import Feed
+from heartvit_edge.export.assembly import Assembly
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import Entry
 from heartvit_edge.export.fixed_batch import fix, with_batch
 from heartvit_edge.export.graph import Step, Traceable, store_graph
-from heartvit_edge.export.precision import Precisions
+from heartvit_edge.export.precision import Precisions, write_others
 from heartvit_edge.export.routing_images import RoutingImages
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import macs_of_gate
@@ -25,6 +27,7 @@ from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import PackEntry, TensorInfo
 from heartvit_edge.spec.parity import Parity
+from heartvit_edge.spec.precision import PrecisionGraph
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, Target
 
 FEW = 8
@@ -44,7 +47,7 @@ class Making:
         routing: Images that choose thresholds and buckets; needed for ``adaptive-input`` alone.
         target: What the graphs are for.
         tell: Told what runtimes make of each graph.
-        precisions: What static graphs are written in besides FP32.
+        precisions: What graphs are written in besides FP32.
         batch: Images of every batch, which is a constant then; None: any number.
     """
 
@@ -67,6 +70,26 @@ class Making:
         """
         store_graph(fix(source, self.batch), path, target=self.target, weights=self.weights, steps=self.steps)
         check_graph(path, self.target, self.tell)
+
+    def write_others(
+        self, graphs: Assembly, counts: Mapping[str, Feed], name: str
+    ) -> dict[str, tuple[PrecisionGraph, ...]]:
+        """Write graphs in the other precisions, and return what the manifest says of them, by the entry's name.
+
+        Args:
+            graphs: In FP32.
+            counts: Name of each entry that has them to what it is fed beside images.
+            name: What messages call what the entries share.
+
+        Raises:
+            CheckError: If one is too far from FP32, or the target would refuse it.
+        """
+        feeds = [{"images": batch} for batch in self.batches]
+        found = write_others(graphs, self.dense.shape, self.precisions, feeds, counts, name, self.weights)
+        for precision in self.precisions.asked:
+            for path in graphs.written_in(precision).paths:
+                check_graph(path, self.target, self.tell)
+        return found
 
     @property
     def some(self) -> Sequence[NDArray[np.float32]]:

@@ -64,7 +64,7 @@ def write_pack(
         steps: What is done to each graph before it is stored.
         routing: Images that choose how many tokens the images of ``adaptive-input`` entries get; None without any.
         target: What the graphs are for.
-        precisions: What static graphs are written in besides FP32; None for nothing.
+        precisions: What graphs are written in besides FP32; None for nothing.
         batch: Images of every batch, in ``batches`` and ``precisions`` too, which is a constant of the graphs then;
             None: they take any number.
         force: Replace what is at ``out``.

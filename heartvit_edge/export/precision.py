@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-import onnx
-
-from heartvit_edge.errors import CheckError, InputError
-from heartvit_edge.export.activation_ranges import Feed, measure_ranges
-from heartvit_edge.export.fidelity import check_half, compare_graphs
-from heartvit_edge.export.quantize import find_layers, quantize
-from heartvit_edge.export.sensitive_layers import choose_layers
+from heartvit_edge.errors import InputError
+from heartvit_edge.export.activation_ranges import Feed
+from heartvit_edge.export.assembly import Assembly
+from heartvit_edge.export.fidelity import check_half, compare
+from heartvit_edge.export.half_rounding import open_rounded
+from heartvit_edge.export.int8 import write_int8
+from heartvit_edge.export.sessions import open_file
 from heartvit_edge.graph.half import write_half
+from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.model import ModelShape
-from heartvit_edge.spec.precision import Calibration, PrecisionGraph, Quantization
+from heartvit_edge.spec.precision import Calibration, PrecisionFile, PrecisionGraph
 
 LIMIT_NATS = 0.01
 """Most that INT8 may lose by default, in mean KL."""
@@ -50,80 +50,66 @@ class Precisions:
 
 
 def write_others(
-    source: Path,
+    graphs: Assembly,
     shape: ModelShape,
     precisions: Precisions,
-    feeds: Sequence[Feed],
-) -> tuple[PrecisionGraph, ...]:
-    """Write ``<name>.<precision>.onnx`` beside an FP32 graph for each precision asked for, and compare it.
+    batches: Sequence[Feed],
+    counts: Mapping[str, Feed],
+    name: str,
+    weights: WeightFile | None = None,
+) -> dict[str, tuple[PrecisionGraph, ...]]:
+    """Write ``<name>.<precision>.onnx`` beside each FP32 graph for each precision asked for, and compare them.
 
     Args:
-        source: The FP32 graph.
+        graphs: The FP32 graphs of an entry, or of several that share one.
         shape: Dimensions of the dense model.
         precisions: What is asked for.
-        feeds: Batches of real inputs for the comparison.
+        batches: Real images for the comparison.
+        counts: Name of each entry to what it is fed beside images.
+        name: What messages call what the entries share.
+        weights: Where the weights go; None: into each graph.
+
+    Returns:
+        What the manifest says of each entry's graphs, by the entry's name.
 
     Raises:
         MachineError: If what FP16 needs is missing.
         CheckError: If a logit is not finite, FP16 is too far from FP32, or INT8 loses too much whatever is left out.
     """
-    written = []
+    written: dict[str, list[PrecisionGraph]] = {entry: [] for entry in counts}
     for precision in precisions.asked:
-        target = source.with_name(f"{source.stem}.{precision}.onnx")
-        quantization = None
+        made, quantization = graphs.written_in(precision), None
         if precision == "fp16":
-            write_half(source, target, shape)
+            for source, target in zip(graphs.paths, made.paths, strict=True):
+                write_half(source, target, shape, weights)
         else:
-            quantization = write_int8(source, target, shape, precisions)
-        fidelity = compare_graphs(source, target, feeds, precision)
-        graph = PrecisionGraph(
-            precision=precision,
-            onnx=target.name,
-            onnx_sha256=sha256_file(target),
-            fidelity=fidelity,
-            quantization=quantization,
-        )
-        if precision == "fp16":
-            check_half(fidelity, target.stem)
-        written.append(graph)
-    return tuple(written)
+            groups = [[{**feed, **more} for feed in precisions.images] for more in counts.values()]
+            how = precisions.calibration, precisions.limit_nats
+            quantization = write_int8(graphs, shape, groups, *how, f"{name}.int8", weights)
+        reference, other = graphs.open(open_file), made.open(open_rounded if precision == "fp16" else open_file)
+        first, *tails = (PrecisionFile(onnx=path.name, onnx_sha256=sha256_file(path)) for path in made.paths)
+        for entry, more in counts.items():
+            called = f"{entry}.{precision}"
+            fidelity = compare(reference, other, [{**feed, **more} for feed in batches], called)
+            if precision == "fp16":
+                check_half(fidelity, called)
+            written[entry].append(
+                PrecisionGraph(
+                    **first.model_dump(),
+                    precision=precision,
+                    fidelity=fidelity,
+                    quantization=quantization,
+                    tails=tuple(tails),
+                )
+            )
+    return {entry: tuple(found) for entry, found in written.items()}
 
 
-def write_int8(source: Path, target: Path, shape: ModelShape, precisions: Precisions) -> Quantization:
-    """Write an FP32 graph with its matrix products in INT8, but for those that lose too much.
-
-    Raises:
-        CheckError: If the graph has no product with weights in FP32, or no choice of layers is within the limit.
-    """
-    model = onnx.load(str(source))
-    layers = find_layers(model.graph, shape)
-    if not layers:
-        raise CheckError(
-            f"{source} has no matrix product with FP32 weights to quantise", hint="quantise the FP32 graph"
-        )
-    ranges = measure_ranges(
-        source, [node.input[0] for node in layers.values()], precisions.images, precisions.calibration
-    )
-    nodes = {layer: node.name for layer, node in layers.items()}
-    whole = quantize(model, nodes.values(), ranges)
-    choice = choose_layers(whole, nodes, precisions.images, source.parent, precisions.limit_nats, target.stem)
-    onnx.save_model(quantize(model, [nodes[layer] for layer in choice.layers], ranges), str(target))
-    onnx.checker.check_model(str(target), full_check=True)
-    return Quantization(
-        calibration=precisions.calibration,
-        num_images=sum(len(next(iter(feed.values()))) for feed in precisions.images),
-        limit_nats=precisions.limit_nats,
-        loss_nats=choice.loss_nats,
-        num_quantized=len(choice.layers),
-        left_out=choice.left_out,
-    )
-
-
-def describe(graph: PrecisionGraph) -> str:
-    """Return one line on how close a graph comes to FP32."""
+def describe(entry: str, graph: PrecisionGraph) -> str:
+    """Return one line on how close an entry's graph comes to FP32."""
     found, made = graph.fidelity, graph.quantization
     text = (
-        f"{graph.onnx.removesuffix('.onnx')}: {found.num_agreeing} of {found.num_images} images are given the class of "
+        f"{entry}.{graph.precision}: {found.num_agreeing} of {found.num_images} images are given the class of "
         f"FP32, mean cosine {found.cosine:.6f}, mean KL {found.kl_nats:.2g} nats"
     )
     if found.num_other_tokens:

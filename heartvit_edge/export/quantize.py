@@ -50,7 +50,7 @@ def find_layers(graph: onnx.GraphProto, shape: ModelShape) -> dict[str, onnx.Nod
 
 
 def _layer_name(tensor: str) -> str:
-    return tensor.rpartition(".")[0].removeprefix("backbone.")
+    return tensor.rpartition(".")[0].removeprefix("model.").removeprefix("backbone.")
 
 
 def quantize(model: onnx.ModelProto, nodes: Collection[str], ranges: Mapping[str, float]) -> onnx.ModelProto:

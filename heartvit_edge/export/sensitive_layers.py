@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import islice
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
+from numpy.typing import NDArray
 
 from heartvit_edge.errors import CheckError
 from heartvit_edge.export.activation_ranges import Feed
 from heartvit_edge.export.fidelity import kl_nats
-from heartvit_edge.export.quantize import add_switches
-from heartvit_edge.export.sessions import open_graph
 from heartvit_edge.spec.precision import LayerLoss
 
 RANKED_ON = 16
@@ -36,10 +33,9 @@ class Choice(NamedTuple):
 
 
 def choose_layers(
-    quantized: onnx.ModelProto,
-    nodes: Mapping[str, str],
-    feeds: Sequence[Feed],
-    folder: Path,
+    run: Callable[[Collection[str], Feed], NDArray[Any]],
+    layers: Sequence[str],
+    groups: Sequence[Sequence[Feed]],
     limit_nats: float,
     name: str,
 ) -> Choice:
@@ -49,38 +45,33 @@ def choose_layers(
     FP32 in that order, and the loss of all that are left is measured on all images after each.
 
     Args:
-        quantized: The graph with every layer quantised; it gets switches.
-        nodes: Name of each layer to the name of its node.
-        feeds: Batches of calibration images.
-        folder: Where the graph's external data lies, if it has some.
+        run: Returns the logits (B, C) of a batch with some layers in INT8.
+        layers: In the graph's order.
+        groups: Batches of calibration images, once for each way of running the graph; the loss is that of the group
+            that loses most.
         limit_nats: Most that may be lost, mean KL(FP32 || INT8).
         name: What messages call the graph.
 
     Raises:
         CheckError: If a logit is not finite, or no layer can be quantised within the limit.
     """
-    add_switches(quantized, {node: _switch(layer) for layer, node in nodes.items()})
-    loss = _measurer(quantized, list(nodes), folder, name)
-    found = loss(nodes, feeds)
+    loss = _measurer(run, name)
+    found = loss(layers, groups)
     if found <= limit_nats:
-        return Choice(tuple(nodes), (), found)
-    few = list(_first_images(feeds, RANKED_ON))
-    alone = {layer: loss({layer}, few) for layer in nodes}
-    ranked = sorted(nodes, key=lambda layer: -alone[layer])  # ties stay in the graph's order
+        return Choice(tuple(layers), (), found)
+    few = [_first_images(feeds, RANKED_ON) for feeds in groups]
+    alone = {layer: loss({layer}, few) for layer in layers}
+    ranked = sorted(layers, key=lambda layer: -alone[layer])  # ties stay in the graph's order
     for count in range(1, len(ranked)):
         kept = set(ranked[count:])
-        found = loss(kept, feeds)
+        found = loss(kept, groups)
         if found <= limit_nats:
             left_out = tuple(LayerLoss(name=layer, loss_nats=alone[layer]) for layer in ranked[:count])
-            return Choice(tuple(layer for layer in nodes if layer in kept), left_out, found)
+            return Choice(tuple(layer for layer in layers if layer in kept), left_out, found)
     raise CheckError(
         f"{name}: no layer can be INT8 within {limit_nats:g} nats; {ranked[-1]} alone loses {found:.3g}",
         hint=f"allow more, such as --int8-loss {found * 2:.1g}, or export without --precision int8",
     )
-
-
-def _switch(layer: str) -> str:
-    return f"{layer}.int8"
 
 
 def _first_images(feeds: Sequence[Feed], count: int) -> Sequence[Feed]:
@@ -90,26 +81,26 @@ def _first_images(feeds: Sequence[Feed], count: int) -> Sequence[Feed]:
 
 
 def _measurer(
-    switched: onnx.ModelProto, layers: Sequence[str], folder: Path, name: str
-) -> Callable[[Collection[str], Sequence[Feed]], float]:
-    """Return what measures the mean KL that quantising some layers costs on some batches."""
-    session = open_graph(switched, folder)
-    output = session.get_outputs()[0].name
-    exact: dict[int, np.ndarray] = {}
+    run: Callable[[Collection[str], Feed], NDArray[Any]], name: str
+) -> Callable[[Collection[str], Sequence[Sequence[Feed]]], float]:
+    """Return what measures the mean KL that quantising some layers costs, the most over groups of batches."""
+    exact: dict[int, NDArray[Any]] = {}
 
-    def run(chosen: Collection[str], feed: Feed) -> np.ndarray:
-        switches = {_switch(layer): np.array(layer in chosen) for layer in layers}
-        logits: np.ndarray = session.run([output], dict(feed) | switches)[0]
-        if not np.isfinite(logits).all():
+    def logits(chosen: Collection[str], feed: Feed) -> NDArray[Any]:
+        found = run(chosen, feed)
+        if not np.isfinite(found).all():
             raise CheckError(f"{name}: the logits are not all finite in INT8", hint="check the weights for NaN")
-        return logits
+        return found
 
-    def loss(chosen: Collection[str], feeds: Sequence[Feed]) -> float:
-        found = []
-        for feed in feeds:
-            if id(feed) not in exact:
-                exact[id(feed)] = run((), feed)
-            found.append(kl_nats(exact[id(feed)], run(chosen, feed)))
-        return float(np.concatenate(found).mean())
+    def loss(chosen: Collection[str], groups: Sequence[Sequence[Feed]]) -> float:
+        means = []
+        for feeds in groups:
+            found = []
+            for feed in feeds:
+                if id(feed) not in exact:
+                    exact[id(feed)] = logits((), feed)
+                found.append(kl_nats(exact[id(feed)], logits(chosen, feed)))
+            means.append(float(np.concatenate(found).mean()))
+        return max(means)
 
     return loss

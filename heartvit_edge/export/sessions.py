@@ -8,6 +8,8 @@ from typing import Any
 
 import onnx
 
+from heartvit_edge.spec.route import Arrays, Run
+
 CPU = ["CPUExecutionProvider"]
 
 
@@ -39,3 +41,13 @@ def open_graph(model: onnx.ModelProto, folder: Path, *, optimise: bool = True) -
     with tempfile.NamedTemporaryFile(suffix=".onnx", dir=folder) as file:
         onnx.save_model(model, file.name)
         return open_file(Path(file.name), optimise=optimise)
+
+
+def as_run(session: Any) -> Run:  # noqa: ANN401 - as above
+    """Return what runs a session on inputs by name, and gives every output by name, in order."""
+    names = [info.name for info in session.get_outputs()]
+
+    def run(given: Arrays) -> Arrays:
+        return dict(zip(names, session.run(names, dict(given)), strict=True))
+
+    return run

@@ -151,8 +151,9 @@ class PackEntry(Spec):
         found = [graph.precision for graph in self.others]
         if len(set(found)) != len(found):
             raise ValueError(f"{self.name} has graphs in {found}, expected each precision once")
-        if found and self.form != "static":
-            raise ValueError(f"{self.name} is {self.form} with graphs in {found}, expected FP32 alone")
+        tails = len(self.routing.tails) if self.routing else 0
+        if any(len(graph.tails) != tails for graph in self.others):
+            raise ValueError(f"{self.name} has {tails} tails, and in {found} {[len(one.tails) for one in self.others]}")
         return self
 
     @property
@@ -276,7 +277,7 @@ class BudgetPack(Artefact):
             (entry.gate_weights, entry.gate_weights_sha256),
             (self.weights, self.weights_sha256),
             *((tail.onnx, tail.onnx_sha256) for tail in (entry.routing.tails if entry.routing else ())),
-            *((graph.onnx, graph.onnx_sha256) for graph in entry.others),
+            *((file.onnx, file.onnx_sha256) for graph in entry.others for file in (graph, *graph.tails)),
         )
         return tuple((name, sha256) for name, sha256 in pairs if name is not None and sha256 is not None)
 

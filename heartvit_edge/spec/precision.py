@@ -83,22 +83,32 @@ class Quantization(Spec):
     left_out: tuple[LayerLoss, ...]
 
 
-class PrecisionGraph(Spec):
+class PrecisionFile(Spec):
+    """A file in another precision.
+
+    Attributes:
+        onnx: File name of the graph, relative to the pack.
+        onnx_sha256: Its hash.
+    """
+
+    onnx: str
+    onnx_sha256: str
+
+
+class PrecisionGraph(PrecisionFile):
     """A graph of an entry in another precision than FP32, with the same inputs and outputs.
 
     Attributes:
         precision: Element type of the matrix products.
-        onnx: File name of the graph, relative to the pack.
-        onnx_sha256: Its hash.
-        fidelity: How close it comes to the entry's FP32 graph.
+        fidelity: How close it comes to the entry's FP32 graph; with tails, the whole to the whole.
         quantization: How it was made, for INT8; None for FP16.
+        tails: Under ``adaptive-input`` the tails by bucket, and the graph is the stem's; none for other forms.
     """
 
     precision: Literal["fp16", "int8"]
-    onnx: str
-    onnx_sha256: str
     fidelity: Fidelity
     quantization: Quantization | None = None
+    tails: tuple[PrecisionFile, ...] = ()
 
     @model_validator(mode="after")
     def _int8_is_explained(self) -> Self:

@@ -12,14 +12,16 @@ from heartvit_edge.spec.pack import MANIFEST, BudgetPack
 
 def make_precise_pack(folder: Path) -> BudgetPack:
     """Write the pack of two entries in three precisions into ``folder``, and return its manifest."""
-    from heartvit_edge.export.precision import Precisions, write_others
+    from fakes.other_precisions import write_precisions
+
+    from heartvit_edge.export.precision import Precisions
 
     pack = make_tiny_pack(folder)
     random = np.random.default_rng(0)
     feeds = [{"images": random.standard_normal((8, 3, 32, 32), dtype=np.float32)}]
     asked = Precisions(("fp16", "int8"), "minmax", 1.0, feeds)
     entries = tuple(
-        entry.model_copy(update={"others": write_others(folder / entry.onnx, SHAPE, asked, feeds)})
+        entry.model_copy(update={"others": write_precisions(folder / entry.onnx, SHAPE, asked, feeds)})
         for entry in pack.entries
     )
     pack = pack.model_copy(update={"entries": entries})

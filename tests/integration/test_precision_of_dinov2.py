@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from fakes.other_precisions import write_precisions
 from fakes.written_graph import write_graph
 
 from heartvit_edge.allocation.plan import dense_plan
 from heartvit_edge.data.images import load_images
 from heartvit_edge.data.preprocess import preprocess
-from heartvit_edge.export.precision import Precisions, write_others
+from heartvit_edge.export.precision import Precisions
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.zoo import load_dense
 
@@ -28,7 +29,7 @@ def test_fp16_and_int8_of_dinov2_answer_as_fp32(shared_data, tmp_path):
         GatedViT(dense.module, dense_plan(dense.source, dense.shape), None).eval(), dense.shape, tmp_path / "m.onnx"
     )
     asked = Precisions(("fp16", "int8"), "minmax", 0.02, calibration)
-    half, byte = write_others(tmp_path / "m.onnx", dense.shape, asked, compared)
+    half, byte = write_precisions(tmp_path / "m.onnx", dense.shape, asked, compared)
     assert half.fidelity.cosine >= 0.9999
     assert half.fidelity.num_agreeing >= 63
     assert byte.fidelity.num_agreeing >= 60

@@ -72,6 +72,28 @@ def test_each_entry_has_a_graph_in_each_precision_and_the_chain_runs_on_int8(exp
     ]
 
 
+@pytest.mark.parametrize("form", ["adaptive-shape", "adaptive-input"])
+def test_graphs_that_adapt_have_other_precisions_too_and_the_chain_runs_on_them(
+    export, run_cli, inputs, tmp_path, form
+):
+    pack, engines = tmp_path / "pack", tmp_path / "engines"
+    words = ["--form", form, "--precision", "fp16", "--precision", "int8", "--int8-loss", "1"]
+    result = export(pack, *words, *(["--buckets", "2"] if form == "adaptive-input" else []))
+    assert result.exit_code == 0, result.stderr
+    manifest = BudgetPack.open(pack)
+    for precision in ("fp16", "int8"):
+        found = manifest.entries[1].other(precision).fidelity
+        assert f"macs-0.6.{precision}: {found.num_agreeing} of 8 images are given the class of FP32" in result.stderr
+    built = run_cli("build-engine", pack, "--precision", "int8", "--engines", engines, "--backend", "onnxruntime")
+    assert built.exit_code == 0, built.stderr
+    result = run_cli("evaluate", pack, "--data", inputs / "noise.npz", "--engines", engines)
+    assert result.exit_code == 0, result.stderr
+    assert f"macs-0.6: the int8 graph gives the class of FP32 to {found.num_agreeing} of 8" in result.stdout
+    linted = run_cli("lint", pack, "--json")
+    assert linted.exit_code == 0, linted.stderr
+    assert {report["file"] for report in json.loads(linted.stdout)} == {path.name for path in pack.glob("*.onnx")}
+
+
 def test_fp32_alone_is_what_is_written_unless_asked(export, tmp_path):
     assert export(tmp_path / "pack", "--precision", "fp32").exit_code == 0
     assert all(entry.others == () for entry in BudgetPack.open(tmp_path / "pack").entries)

@@ -11,7 +11,7 @@ from fakes.tiny_pack import make_tiny_pack
 
 from heartvit_edge.bench.stored import find_engines
 from heartvit_edge.engines.build import build_engine
-from heartvit_edge.engines.pick_graph import pick_graph
+from heartvit_edge.engines.pick_graph import pick_graphs
 from heartvit_edge.engines.store import load_engine
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.runtime.verify import verify_engine
@@ -31,21 +31,21 @@ def pack(tmp_path):
     [("fp32", "macs-0.5.onnx"), ("fp16", "macs-0.5.fp16.onnx"), ("int8", "macs-0.5.int8.onnx")],
 )
 def test_the_graph_is_that_of_the_precision(pack, tmp_path, precision, file):
-    picked = pick_graph(pack.entry("macs-0.5"), precision)
-    assert picked == (file, sha256_file(tmp_path / "pack" / file), precision)
+    (graph,), found = pick_graphs(pack.entry("macs-0.5"), precision)
+    assert (graph.onnx, graph.onnx_sha256, found) == (file, sha256_file(tmp_path / "pack" / file), precision)
 
 
 def test_a_builder_that_chooses_fp16_itself_gets_the_fp32_graph_and_int8_as_it_is(pack):
     entry = pack.entry("dense")
-    assert pick_graph(entry, "fp16", weakly_typed=True) == (entry.onnx, entry.onnx_sha256, "fp32")
-    assert pick_graph(entry, "int8", weakly_typed=True).onnx == "dense.int8.onnx"
+    assert pick_graphs(entry, "fp16", weakly_typed=True) == (entry.graphs, "fp32")
+    assert pick_graphs(entry, "int8", weakly_typed=True).graphs[0].onnx == "dense.int8.onnx"
 
 
 def test_without_other_graphs_fp16_is_made_of_fp32_and_int8_is_refused_with_what_makes_it(tmp_path):
     entry = make_tiny_pack(tmp_path / "pack").entry("dense")
-    assert pick_graph(entry, "fp16") == (entry.onnx, entry.onnx_sha256, "fp32")
+    assert pick_graphs(entry, "fp16") == (entry.graphs, "fp32")
     with pytest.raises(InputError, match="the pack has no INT8 graph of dense: INT8 needs images") as caught:
-        pick_graph(entry, "int8")
+        pick_graphs(entry, "int8")
     assert "--precision int8" in caught.value.hint
 
 

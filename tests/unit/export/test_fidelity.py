@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from fakes.other_precisions import compare_graphs
 from onnx import TensorProto, helper, numpy_helper
 from scipy.special import rel_entr, softmax
 
 from heartvit_edge.errors import CheckError
-from heartvit_edge.export.fidelity import check_half, compare_graphs, kl_nats
+from heartvit_edge.export.fidelity import check_half, kl_nats
 from heartvit_edge.export.half_rounding import open_rounded
 from heartvit_edge.graph.half import write_half
 from heartvit_edge.spec.precision import Fidelity

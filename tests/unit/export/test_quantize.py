@@ -11,12 +11,12 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from fakes.other_precisions import compare_graphs, write_precisions
 from fakes.tiny_vit import images, make_vit, plan_of
 from fakes.written_graph import write_graph
 
 from heartvit_edge.errors import CheckError, InputError
-from heartvit_edge.export.fidelity import compare_graphs
-from heartvit_edge.export.precision import Precisions, describe, write_others
+from heartvit_edge.export.precision import Precisions, describe
 from heartvit_edge.export.quantize import add_switches, find_layers, quantize
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.graph.half import write_half
@@ -46,7 +46,7 @@ def copied(exported, tmp_path):
 def written(exported):
     """Return the INT8 graph and what the pack says of it."""
     path, shape = exported
-    (graph,) = write_others(path, shape, Precisions(("int8",), "minmax", 1.0, FEEDS), FEEDS)
+    (graph,) = write_precisions(path, shape, Precisions(("int8",), "minmax", 1.0, FEEDS), FEEDS)
     return path.with_name(graph.onnx), graph
 
 
@@ -170,13 +170,14 @@ def test_int8_is_close_to_fp32_and_says_how_it_was_made(written):
     assert graph.fidelity.cosine > 0.99
     assert (graph.quantization.calibration, graph.quantization.num_images) == ("minmax", 12)
     assert (graph.quantization.num_quantized, graph.quantization.left_out) == (18, ())
-    assert describe(graph).startswith(f"m.int8: {graph.fidelity.num_agreeing} of 12 images are given the class of FP32")
+    agreeing = f"m.int8: {graph.fidelity.num_agreeing} of 12 images are given the class of FP32"
+    assert describe("m", graph).startswith(agreeing)
 
 
 def test_without_a_loss_to_allow_layers_are_left_out_the_most_harmful_first(copied, written):
     path, shape = copied
     limit = written[1].quantization.loss_nats / 4
-    (graph,) = write_others(path, shape, Precisions(("int8",), "minmax", limit, FEEDS), FEEDS)
+    (graph,) = write_precisions(path, shape, Precisions(("int8",), "minmax", limit, FEEDS), FEEDS)
     made = graph.quantization
     assert 0 < made.num_quantized < 18
     assert made.loss_nats <= limit
@@ -185,13 +186,14 @@ def test_without_a_loss_to_allow_layers_are_left_out_the_most_harmful_first(copi
     assert losses == sorted(losses, reverse=True)
     pairs = sum(node.op_type == "QuantizeLinear" for node in onnx.load(path.with_name(graph.onnx)).graph.node)
     assert pairs == 2 * made.num_quantized
-    assert f"{len(losses)} left out for what each loses alone, in nats: {made.left_out[0].name} (" in describe(graph)
+    text = describe("m", graph)
+    assert f"{len(losses)} left out for what each loses alone, in nats: {made.left_out[0].name} (" in text
 
 
 def test_a_limit_that_no_layer_meets_is_a_failed_check(copied):
     path, shape = copied
     with pytest.raises(CheckError, match=r"m\.int8: no layer can be INT8 within 0 nats; .* alone loses") as caught:
-        write_others(path, shape, Precisions(("int8",), "minmax", 0.0, FEEDS), FEEDS)
+        write_precisions(path, shape, Precisions(("int8",), "minmax", 0.0, FEEDS), FEEDS)
     assert caught.value.hint.startswith("allow more, such as --int8-loss ")
 
 
@@ -204,9 +206,9 @@ def test_a_graph_that_is_fp16_already_has_nothing_to_quantise(exported, tmp_path
     path, shape = exported
     write_half(path, tmp_path / "half.onnx", shape)
     with pytest.raises(CheckError, match="no matrix product with FP32 weights"):
-        write_others(tmp_path / "half.onnx", shape, Precisions(("int8",), "minmax", 1.0, FEEDS), FEEDS)
+        write_precisions(tmp_path / "half.onnx", shape, Precisions(("int8",), "minmax", 1.0, FEEDS), FEEDS)
     with pytest.raises(CheckError, match="has FP16 weights already"):
-        write_others(tmp_path / "half.onnx", shape, Precisions(("fp16",)), FEEDS)
+        write_precisions(tmp_path / "half.onnx", shape, Precisions(("fp16",)), FEEDS)
 
 
 def test_the_rest_of_an_int8_graph_can_be_fp16_and_its_products_stay_int8(exported, written, tmp_path):
@@ -227,11 +229,12 @@ def test_the_rest_of_an_int8_graph_can_be_fp16_and_its_products_stay_int8(export
 WRITE = """
 import sys, numpy as np
 from pathlib import Path
-from heartvit_edge.export.precision import Precisions, write_others
+from fakes.other_precisions import write_precisions
+from heartvit_edge.export.precision import Precisions
 from heartvit_edge.spec.model import ModelShape
 feeds = [{"images": np.load(sys.argv[2])}]
 shape = ModelShape.model_validate_json(sys.argv[3])
-for graph in write_others(Path(sys.argv[1]), shape, Precisions(("fp16", "int8"), "entropy", 1.0, feeds), feeds):
+for graph in write_precisions(Path(sys.argv[1]), shape, Precisions(("fp16", "int8"), "entropy", 1.0, feeds), feeds):
     print(graph.onnx_sha256)
 """
 
