@@ -148,6 +148,8 @@ def export(
     asked = with_dynamo(find_target(target)) if dynamo else find_target(target)
     if dynamo and (lacks := lacks_dynamo()):
         raise lacks
+    if dynamo:
+        form_options.check_dynamo(form, fuses=reduction is gate_options.ReductionOption.fuse)
     precisions.check_asked(precision, calibration, calibration_images, int8_loss)
     budgets = plan_options.read_budgets(budget)
     sizes = form_options.read_sizes(parity_batch_sizes, fixed_batch)

@@ -122,6 +122,19 @@ def check_buckets(form: FormName, buckets: int | None) -> None:
         raise InputError(f"--buckets are of tails, and --form {form.value} has none", hint="--form adaptive-input")
 
 
+def check_dynamo(form: FormName, *, fuses: bool) -> None:
+    """Return only if torch's newer exporter can write the form's graphs.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    if form is FormName.adaptive_shape and fuses:
+        raise InputError(
+            "torch's newer exporter recurses without end where as many tokens are fused as an input says",
+            hint="leave --dynamo out, or --reduction drop",
+        )
+
+
 def draw_routing(
     given: HostInput, form: FormName, buckets: int | None, check_images: int, seed: int, batch_size: int
 ) -> RoutingImages | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -78,7 +80,13 @@ def _write_dynamo(
 ) -> None:
     names = sorted({size for name in inputs for size in open_axes.get(name, {}).values()})
     sizes = {name: torch.export.Dim(name) for name in names}
-    shapes = tuple({axis: sizes[size] for axis, size in open_axes.get(name, {}).items()} for name in inputs)
+    shapes: tuple[Any, ...] = tuple(
+        {axis: sizes[size] for axis, size in open_axes.get(name, {}).items()} for name in inputs
+    )
+    parameters = inspect.signature(module.forward).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        plain = len(parameters) - 1
+        shapes = (*shapes[:plain], shapes[plain:])
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning)
     try:

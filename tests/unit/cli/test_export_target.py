@@ -38,6 +38,10 @@ def test_a_pack_is_written_for_its_target_and_says_what_is_fused(run_cli, words,
     [
         (["--target", "trt-9"], "no target 'trt-9', only trt-8.6, trt-10.3"),
         (["--dynamo"], "writes opset 20, and TensorRT 8.6 reads up to 17"),
+        (
+            ["--dynamo", "--target", "trt-11.4", "--form", "adaptive-shape", "--reduction", "fuse"],
+            "recurses without end where as many tokens are fused",
+        ),
     ],
 )
 def test_a_target_that_cannot_be_had_exits_2_before_anything_is_scored(run_cli, words, tmp_path, given, expected):

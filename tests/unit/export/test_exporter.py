@@ -12,13 +12,17 @@ import torch
 from fakes.tiny_vit import images, load_tiny, plan_of
 from fakes.written_graph import write_graph
 
+from heartvit_edge.allocation.routing import Chosen
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.export import making
+from heartvit_edge.export.any_count import AnyCountViT
+from heartvit_edge.export.by_input import Routed, stem_source, tail_source
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import planned_entries
 from heartvit_edge.export.graph import store_graph
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.routed import Stem, Tail
 from heartvit_edge.lint.run import lint_file
 from heartvit_edge.spec.pack import BudgetPack
 from heartvit_edge.spec.target import DEFAULT_TARGET, TARGETS, with_dynamo
@@ -134,3 +138,41 @@ def test_a_refused_graph_leaves_no_pack(dense, tmp_path, monkeypatch):
     with pytest.raises(CheckError, match="would refuse"):
         write_pack(dense, planned_entries(dense, [], "class-attention"), tmp_path / "pack", **given)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_newer_exporter_writes_a_graph_that_takes_any_count_of_dropped_tokens(model, dense, tmp_path):
+    any_count = AnyCountViT(model)
+    write_graph(any_count, dense.shape, tmp_path / "m.onnx", with_dynamo(TARGETS["trt-11.4"]))
+    session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
+    assert [(info.name, len(info.shape)) for info in session.get_inputs()] == [("images", 4), ("num_keep_2", 0)]
+    for batch, count in ((1, 8), (3, 12), (2, 16)):
+        logits, kept = session.run(None, {"images": images(batch).numpy(), "num_keep_2": np.array(count)})
+        with torch.no_grad():
+            expected, expected_kept = any_count(images(batch), torch.tensor(count))
+        np.testing.assert_allclose(logits, expected.numpy(), atol=1e-5)
+        np.testing.assert_array_equal(kept, expected_kept.numpy())
+    findings = lint_file(tmp_path / "m.onnx", TARGETS["trt-11.4"], static=True).findings
+    assert {(one.severity, one.rule) for one in findings} == {("warning", "dynamic-reshape")}
+
+
+def test_the_newer_exporter_writes_a_stem_and_its_tails(model, dense, tmp_path):
+    parts = Stem(model, 0.3, (1, 16)).eval(), Tail(model, {2: 6}).eval()
+    routed = Routed(
+        plan_of(dense.shape, {2: 9}), model, parts[0], parts[1:], Chosen(0.3, np.array([6]), ({2: 6},), 1.0)
+    )
+    target = with_dynamo(TARGETS["trt-11.4"])
+    store_graph(stem_source(routed), tmp_path / "stem.onnx", target=target)
+    store_graph(tail_source(routed, parts[1]), tmp_path / "tail.onnx", target=target)
+    stem, tail = (
+        onnxruntime.InferenceSession(str(tmp_path / f"{name}.onnx"), providers=["CPUExecutionProvider"])
+        for name in ("stem", "tail")
+    )
+    with torch.no_grad():
+        state = parts[0](images(3))
+        expected = parts[1](*state[:-1])
+    found = stem.run(None, {"images": images(3).numpy()})
+    np.testing.assert_allclose(found[0], state[0].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(found[-1], state[-1].numpy())
+    logits, kept = tail.run(None, {"tokens": found[0], "scores": found[1]})
+    np.testing.assert_allclose(logits, expected[0].numpy(), atol=1e-5)
+    np.testing.assert_array_equal(kept, expected[1].numpy())
