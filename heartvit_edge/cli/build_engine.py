@@ -13,7 +13,7 @@ from heartvit_edge.cli.build_jobs import BuildJob, Result, Site, run_jobs, summa
 from heartvit_edge.cli.console import say
 from heartvit_edge.errors import HeartViTError, InputError
 from heartvit_edge.spec.budget import Budget, joint_label, parse_joint
-from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings
+from heartvit_edge.spec.engine import Backend, BatchRange, BuildSettings, Precision
 from heartvit_edge.spec.machine import Machine
 from heartvit_edge.spec.pack import BudgetPack
 
@@ -80,6 +80,7 @@ def build_engine(
     Example: heartvit-edge build-engine pack --matrix engines/orin.toml
     """
     from heartvit_edge.engines.fingerprint import detect_machine
+    from heartvit_edge.engines.pick_batch import pick_batch
 
     content = BudgetPack.open(pack)
     batch = None if batch_size is None else parse_batch(batch_size)
@@ -94,7 +95,9 @@ def build_engine(
         names = choose_entries(content, budget or [])
         chosen, reason = _pick_backend(backend.value if backend else None)
         say(f"backend: {chosen} ({reason})")
-        jobs = [BuildJob(name, chosen, precision.value if precision else "fp32", batch, settings) for name in names]
+        wanted: Precision = precision.value if precision else "fp32"
+        served = [pick_batch(content.entry(name), batch) for name in names]
+        jobs = [BuildJob(name, chosen, wanted, one, settings) for name, one in zip(names, served, strict=True)]
     else:
         given = {
             "--backend": backend,
@@ -127,6 +130,7 @@ def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[Bu
         InputError: If the file is no build matrix, or it asks for nothing here.
     """
     from heartvit_edge.engines.matrix import read_matrix
+    from heartvit_edge.engines.pick_batch import pick_batch
 
     jobs: dict[BuildJob, None] = {}
     failed: list[Result] = []
@@ -136,6 +140,7 @@ def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[Bu
             continue
         try:
             names = choose_entries(pack, list(row.budget))
+            served = [pick_batch(pack.entry(name), row.batch_size) for name in names]
             chosen, reason = _pick_backend(row.backend)
         except HeartViTError as err:
             say(f"error: engine {number} of {path}: {err}" + (f"\nhint: {err.hint}" if err.hint else ""))
@@ -143,7 +148,8 @@ def matrix_jobs(path: Path, pack: BudgetPack, machine: Machine) -> tuple[list[Bu
             continue
         say(f"engine {number} of {path}: {chosen} ({reason})")
         for precision in row.precision:
-            jobs |= dict.fromkeys(BuildJob(name, chosen, precision, row.batch_size, row.settings) for name in names)
+            rows = zip(names, served, strict=True)
+            jobs |= dict.fromkeys(BuildJob(name, chosen, precision, one, row.settings) for name, one in rows)
     if not jobs and not failed:
         raise InputError(
             f"{path} asks for no engine on {machine.board or NO_JETSON}",

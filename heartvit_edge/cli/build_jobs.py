@@ -28,7 +28,7 @@ class BuildJob(NamedTuple):
     entry: str
     backend: Backend
     precision: Precision
-    batch: BatchRange | None
+    batch: BatchRange
     settings: BuildSettings
 
     @property

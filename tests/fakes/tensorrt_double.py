@@ -414,7 +414,8 @@ class _Double:
         assert stream in self.script.device.streams, f"a profile on stream {stream}, which does not exist"
         engine = context._engine
         taken = any(other is not context and other._profile == index for other in engine._contexts)
-        known = index < len(engine._head["profiles"])
+        known = index < max(1, len(engine._head["profiles"]))  # one that is empty, where none was given
+        taken = taken and bool(engine._head["profiles"])
         if not (known and self.script.takes_profile and (engine._head["shares_profiles"] or not taken)):
             self._log(engine._logger)
             return False
