@@ -57,7 +57,9 @@ def finish(claims: list[Claim], details: dict[str, object], args: argparse.Names
         wanted += "" if claim.at_most is None else f"  at most {claim.at_most:g}"
         verdict = "" if not wanted else ("  ok" if claim.holds else "  FALLS SHORT")
         print(f"{claim.name:<{width}}  {claim.value:.4g}{interval}{wanted}{verdict}")
-    options = {key: str(value) for key, value in vars(args).items() if key not in ("shared", "out", "check")}
+    options = {
+        key: _as_text(value) for key, value in vars(args).items() if key not in ("shared", "out", "check", "work")
+    }
     content = {
         "program": Path(sys.argv[0]).name,
         "options": options,
@@ -69,3 +71,10 @@ def finish(claims: list[Claim], details: dict[str, object], args: argparse.Names
         temporary.write_text(json.dumps(content, indent=1) + "\n")
     if args.check and not all(claim.holds for claim in claims):
         sys.exit(1)
+
+
+def _as_text(option: object) -> str:
+    """Return what an option was given, files by their names alone: folders differ from machine to machine."""
+    if isinstance(option, list):
+        return " ".join(_as_text(one) for one in option)
+    return option.name if isinstance(option, Path) else str(option)
