@@ -40,6 +40,7 @@ from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
 from heartvit_edge.sensitivity.score import make_settings
 from heartvit_edge.sensitivity.thinned import thin
+from heartvit_edge.spec.files import new_file
 from heartvit_edge.spec.finetune import FinetuneRecipe
 from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
@@ -91,14 +92,14 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for plan in plans:
         gate, seconds = gates[plan.label]
-        stem = f"{args.learnt}-{args.epochs}"
+        trained = f"{args.learnt}-{args.held_out}-{args.epochs}"
         ways = _ways(dense, plan, gate, images)
         found = {
-            name: _Answers(*_kept_in(folder_of(args.work, plan) / f"{name}-{stem}-{args.evaluated}.pt", run))
+            name: _Answers(*_kept_in(folder_of(args.work, plan) / f"{name}-{trained}-{args.evaluated}.pt", run))
             for name, run in ways.items()
         }
         counted = _kept_in(
-            folder_of(args.work, plan) / f"{PER_INPUT}-{stem}-{args.evaluated}.pt",
+            folder_of(args.work, plan) / f"{PER_INPUT}-{_rules()}-{trained}-{args.evaluated}.pt",
             partial(_by_image, dense, plan, gate, found_on, images),
         )
         found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
@@ -129,7 +130,9 @@ def _fine_tune(
     """Fine-tune plans with their gates, and the control; return the folder of the run."""
     train, _ = split(learnt, args.fine_tuned, 0)
     which = "-".join(plan.digest()[:6] for plan in plans)
-    how = f"{args.learnt}-{args.epochs}-{args.fine_tuned}-{args.fine_tune_epochs}-{args.learning_rate:g}"
+    how = (
+        f"{args.learnt}-{args.held_out}-{args.epochs}-{args.fine_tuned}-{args.fine_tune_epochs}-{args.learning_rate:g}"
+    )
     out: Path = args.work / f"fine_tuned-{how}-{which}"
     recipe = FinetuneRecipe(epochs=args.fine_tune_epochs, learning_rate=args.learning_rate)
     fine_tune(dense, plans, {label: gate for label, (gate, _) in gates.items()}, train, held_out, recipe, out)
@@ -148,13 +151,19 @@ def _by_image(
     return measure(model, plan, images, best.thresholds, best.rule)
 
 
+def _rules() -> str:
+    """Return a name of the rules that are tried and of the images that they are tried on."""
+    return "_".join([*(f"{rule.relative:g}.{rule.rigidity:g}" for rule in RULES), str(COUNTED)])
+
+
 Kept = TypeVar("Kept")
 
 
 def _kept_in(path: Path, run: Callable[[], Kept]) -> Kept:
-    """Return what ``path`` holds, or run and store."""
+    """Return what ``path`` holds, or run and store; a run that is killed leaves no half of it."""
     if not path.exists():
-        torch.save(run(), path)
+        with new_file(path, force=False) as temporary:
+            torch.save(run(), temporary)
     found: Kept = torch.load(path, weights_only=False)
     return found
 
@@ -164,7 +173,7 @@ def _train(
 ) -> tuple[TokenGate, float]:
     """Return the gate of a plan, and the seconds that its training took, scores apart."""
     folder = folder_of(work, plan)
-    path = folder / f"gate-{len(learnt)}-{epochs}.pt"
+    path = folder / f"gate-{len(learnt)}-{len(held_out)}-{epochs}.pt"
     torch.manual_seed(0)
     gate = make_token_gate(plan)
     model = GatedViT(dense.module, plan, gate)
@@ -184,7 +193,8 @@ def _train(
             f"of images learnt from {own.mass_kept:.4f} of {own.best_mass_kept:.4f}",
             flush=True,
         )
-    torch.save({"gate": gate.state_dict(), "seconds": seconds}, path)
+    with new_file(path, force=False) as temporary:
+        torch.save({"gate": gate.state_dict(), "seconds": seconds}, temporary)
     return gate.eval(), seconds
 
 
@@ -205,7 +215,8 @@ def load_examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: 
         if not path.exists():
             start = time.monotonic()
             found = collect_examples(load_plan_images(dense, part, settings, batch_size=32), model)
-            torch.save({site: (one.tokens, one.attention, one.scores) for site, one in found.items()}, path)
+            with new_file(path, force=False) as temporary:
+                torch.save({site: (one.tokens, one.attention, one.scores) for site, one in found.items()}, temporary)
             print(f"{len(part)} images scored in {time.monotonic() - start:.0f} s", flush=True)
         chunks.append(torch.load(path))
     return {
