@@ -4,8 +4,9 @@
 
 The dense model and one plan in three forms run in turn in one process, each call beside one of every other, so that
 whatever else the machine does falls on all. Ratios are of the times of one round; brackets are 95 % intervals of their
-median. The weights are random and the images real: neither changes how long a product takes. ``adaptive-input`` gets
-one tail, so that every image keeps as many tokens as under ``static``, and what is left is the cost of routing.
+median. The graphs are those of ``--target onnxruntime``. The weights are random and the images real: neither changes
+how long a product takes. ``adaptive-input`` gets one tail, so that every image keeps as many tokens as under
+``static``, and what is left is the cost of routing.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ from heartvit_edge.spec.engine import BatchRange
 from heartvit_edge.spec.model import ModelShape
 from heartvit_edge.spec.pack import BudgetPack, Form
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.target import TARGETS
 
 MODELS = ("deit_small_patch16_224", "vit_base_patch16_224")
 SITES = (3, 6, 9)
@@ -141,6 +143,7 @@ def _write(
         calibration=None,
         routing=RoutingImages([inputs], None, num_buckets=1) if form == "adaptive-input" else None,
         force=True,
+        target=TARGETS["onnxruntime"],
     )
 
 

@@ -101,13 +101,15 @@ def stem_source(routed: Routed) -> Traceable:
     """Return what the stem's graph is traced from."""
     shape = routed.plan.shape
     images = torch.zeros(2, shape.in_chans, shape.img_size, shape.img_size)
-    return Traceable(routed.stem, (images,), graph_inputs(shape), routed.stem_outputs)
+    return Traceable(routed.stem, (images,), graph_inputs(shape), routed.stem_outputs, shape.embed_dim)
 
 
 def tail_source(routed: Routed, tail: Tail) -> Traceable:
     """Return what a tail's graph is traced from."""
     example = tuple(torch.zeros(2, *(size for size in info.shape if size)) for info in routed.state)
-    return Traceable(tail, example, routed.state, graph_outputs(routed.plan.shape, routed.listed(tail.num_keep)))
+    shape = routed.plan.shape
+    outputs = graph_outputs(shape, routed.listed(tail.num_keep))
+    return Traceable(tail, example, routed.state, outputs, shape.embed_dim)
 
 
 def in_pytorch(module: nn.Module, outputs: Sequence[TensorInfo]) -> Run:

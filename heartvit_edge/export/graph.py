@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import onnx
@@ -14,6 +15,7 @@ from heartvit_edge.export.any_count import AnyCountViT
 from heartvit_edge.export.attach import attach_weights, fold_constants, name_batch_by_zero
 from heartvit_edge.export.exporter import run_exporter
 from heartvit_edge.export.projections import separate_projections
+from heartvit_edge.export.row_gathers import gather_rows
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.graph.weights import WeightFile
 from heartvit_edge.spec.model import ModelShape
@@ -33,12 +35,14 @@ class Traceable:
         example: Its arguments, a batch of two.
         inputs: Names, types and sizes of the arguments; None where any size is taken.
         outputs: The same of its results.
+        width: Channels of its tokens.
     """
 
     module: nn.Module
     example: tuple[Tensor, ...]
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
+    width: int
 
 
 def graph_inputs(shape: ModelShape, sites: Iterable[int] = ()) -> tuple[TensorInfo, ...]:
@@ -63,11 +67,12 @@ def whole_model(model: GatedViT | AnyCountViT, shape: ModelShape) -> Traceable:
     """
     images = torch.zeros(2, shape.in_chans, shape.img_size, shape.img_size)
     if isinstance(model, GatedViT):
-        return Traceable(model, (images,), graph_inputs(shape), graph_outputs(shape, model.num_listed))
+        outputs = graph_outputs(shape, model.num_listed)
+        return Traceable(model, (images,), graph_inputs(shape), outputs, shape.embed_dim)
     num_keep = model.model.num_keep
     counts = (torch.tensor(count) for count in num_keep.values())
     outputs = graph_outputs(shape, dict.fromkeys(num_keep))
-    return Traceable(model, (images, *counts), graph_inputs(shape, num_keep), outputs)
+    return Traceable(model, (images, *counts), graph_inputs(shape, num_keep), outputs, shape.embed_dim)
 
 
 def store_graph(
@@ -105,7 +110,10 @@ def store_graph(
         weights=target.dynamo,
     )
     model = onnx.load(path)
-    steps = (_separate, *steps) if target.separate_projections else steps
+    if target.gathers_rows:
+        steps = (_in_place(partial(gather_rows, width=source.width)), *steps)
+    if target.separate_projections:
+        steps = (_in_place(separate_projections), *steps)
     at_once = weights is not None and not steps and not target.dynamo
     if not target.dynamo:
         named = (source.module.named_parameters, source.module.named_buffers)
@@ -122,9 +130,14 @@ def store_graph(
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def _separate(model: onnx.ModelProto) -> onnx.ModelProto:
-    separate_projections(model)
-    return model
+def _in_place(rewrite: Callable[[onnx.ModelProto], int]) -> Step:
+    """Return a step that rewrites the graph in place."""
+
+    def step(model: onnx.ModelProto) -> onnx.ModelProto:
+        rewrite(model)
+        return model
+
+    return step
 
 
 def _state_shapes(graph: onnx.ModelProto, declared: tuple[TensorInfo, ...]) -> None:

@@ -56,7 +56,7 @@ def separate_projections(model: ModelProto) -> int:
     found = list(_packed(scope))
     for number, packed in enumerate(found):
         _replace(model, scope, packed, f"projections_{number}")
-    _drop_unused(model)
+    drop_unused(model)
     return len(found)
 
 
@@ -164,7 +164,7 @@ def _scale_after(model: ModelProto, scope: Scope, query: str, name: str) -> None
     graph.node.remove(scales[0])
 
 
-def _drop_unused(model: ModelProto) -> None:
+def drop_unused(model: ModelProto) -> None:
     """Remove nodes and stored values that nothing reads."""
     graph = model.graph
     outputs = {value.name for value in graph.output}

@@ -21,6 +21,7 @@ class Target(Spec):
         opset: ONNX opset that graphs are written with.
         dynamo: Whether ``torch.onnx.export`` is asked for its newer exporter.
         separate_projections: Whether query, key and value are written as three products.
+        gathers_rows: Whether kept tokens are gathered as whole rows rather than element by element.
         min_opset: Lowest opset that the target reads.
         max_opset: Highest opset that the target reads.
         max_ir_version: Highest IR version of the ONNX release that the target is built on.
@@ -36,6 +37,7 @@ class Target(Spec):
     opset: PositiveInt
     dynamo: bool
     separate_projections: bool = False
+    gathers_rows: bool = False
     min_opset: PositiveInt
     max_opset: PositiveInt
     max_ir_version: PositiveInt
@@ -118,6 +120,7 @@ TARGETS: dict[str, Target] = {
             opset=17,
             dynamo=False,
             separate_projections=True,
+            gathers_rows=True,
             min_opset=7,
             max_opset=21,
             max_ir_version=10,
