@@ -7,7 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from heartvit_edge.data.images import ImageSet, load_images
+from heartvit_edge.data.images import ImageSet, load_images, subset
+from heartvit_edge.data.listing import Listing
 from heartvit_edge.data.preprocess import preprocess
 from heartvit_edge.model.zoo import DenseModel, load_dense
 
@@ -24,6 +25,14 @@ def load_model(shared: Path, img_size: int = 112) -> DenseModel:
 def draw(shared: Path, split: str, num_images: int, seed: int) -> ImageSet:
     """Return that many images of a split, ``train`` or ``eval``."""
     return load_images(shared / f"cifar10_{split}.npz", num_images=num_images, seed=seed)
+
+
+def train_but(shared: Path, others: ImageSet) -> ImageSet:
+    """Return every training image that is none of the others."""
+    images, known = load_images(shared / "cifar10_train.npz"), {image.tobytes() for image in others}
+    left = [index for index in range(len(images)) if images.read(index).tobytes() not in known]
+    labels = None if images.labels is None else images.labels[left]
+    return subset(Listing(images.name, len(left), labels, images.classes, lambda n: images.read(left[n])), None, 0)
 
 
 def inputs(dense: DenseModel, images: ImageSet) -> Tensor:

@@ -26,6 +26,7 @@ from benchmarks.gates_finetuned import fine_tune, fine_tuned_claims
 from benchmarks.plans import mean_interval, ratio
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
+from heartvit_edge.finetune.subject import Subject
 from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
@@ -41,7 +42,7 @@ from heartvit_edge.sensitivity.plan_images import PlanImages, load_plan_images
 from heartvit_edge.sensitivity.score import make_settings
 from heartvit_edge.sensitivity.thinned import thin
 from heartvit_edge.spec.files import new_file
-from heartvit_edge.spec.finetune import FinetuneRecipe
+from heartvit_edge.spec.finetune import CONTROL, FinetuneRecipe
 from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
 
@@ -50,6 +51,10 @@ CHUNK = 1000
 AGREEMENT = {0.65: (0.93, 0.06), 0.5: (0.75, 0.20)}
 """Share of MACs to the least agreement with the dense model, and the least gain over class attention."""
 KEPT = 0.85
+RECIPE = FinetuneRecipe(
+    epochs=5, learning_rate=1e-5, min_learning_rate=1e-7, warmup_epochs=0.1, augmentation="none", feature_weight=1.0
+)
+"""Found on training images; nothing of it was chosen on test images."""
 RULES = tuple(CountRule(relative, rigidity) for relative in (0.5, 1.0) for rigidity in (1.0, 3.0))
 """What sets are tried to cost, where images keep tokens by their own nats."""
 COUNTED = 200
@@ -68,10 +73,9 @@ def main() -> None:
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
-    parser.add_argument("--fine-tuned", type=int, default=4000, help="training images of the fine-tunes; 0: none")
-    parser.add_argument("--fine-tune-epochs", type=int, default=3, help="passes over them")
-    parser.add_argument("--learning-rate", type=float, default=5e-6, help="peak for the weights in the fine-tunes")
-    parser.add_argument("--no-evaluation", action="store_true", help="train what there is to train and stop")
+    parser.add_argument("--fine-tuned", type=int, help="images of the fine-tunes, 0: none (all training images else)")
+    parser.add_argument("--fine-tune-epochs", type=int, default=5, help="passes over them")
+    parser.add_argument("--fine-tune-only", help="fine-tune the plan of this label, and stop: several processes can")
     args = parser.parse_args()
     torch.set_float32_matmul_precision("medium")
     dense = dinov2.load_model(args.shared, IMG_SIZE)
@@ -79,8 +83,8 @@ def main() -> None:
     learnt, held_out = split(dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17), args.learnt, 0)
     assert held_out is not None
     gates = {plan.label: _train(dense, plan, learnt, held_out, args.work, args.epochs) for plan in plans}
-    tuned = _fine_tune(dense, plans, gates, learnt, held_out, args) if args.fine_tuned else None
-    if args.no_evaluation:
+    tuned = _fine_tune(dense, plans, gates, held_out, args) if args.fine_tuned != 0 else None
+    if args.fine_tune_only:
         return
     settings = make_settings(dense.shape.depth)
     found_on = load_plan_images(dense, split(held_out, min(COUNTED, len(held_out)), 0)[0], settings)
@@ -123,20 +127,23 @@ def _fine_tune(
     dense: DenseModel,
     plans: list[PruningPlan],
     gates: dict[str, tuple[TokenGate, float]],
-    learnt: ImageSet,
     held_out: ImageSet,
     args: argparse.Namespace,
-) -> Path:
-    """Fine-tune plans with their gates, and the control; return the folder of the run."""
-    train, _ = split(learnt, args.fine_tuned, 0)
-    which = "-".join(plan.digest()[:6] for plan in plans)
-    how = (
-        f"{args.learnt}-{args.held_out}-{args.epochs}-{args.fine_tuned}-{args.fine_tune_epochs}-{args.learning_rate:g}"
-    )
-    out: Path = args.work / f"fine_tuned-{how}-{which}"
-    recipe = FinetuneRecipe(epochs=args.fine_tune_epochs, learning_rate=args.learning_rate)
-    fine_tune(dense, plans, {label: gate for label, (gate, _) in gates.items()}, train, held_out, recipe, out)
-    return out
+) -> dict[str, Path]:
+    """Fine-tune plans behind their gates, and the control; return the folder of each one's run."""
+    others = dinov2.train_but(args.shared, held_out)
+    train, _ = split(others, args.fine_tuned or len(others), 0)
+    recipe = RECIPE.model_copy(update={"epochs": args.fine_tune_epochs})
+    how = f"{args.learnt}-{args.held_out}-{args.epochs}-{len(train)}-{args.fine_tune_epochs}"
+    subjects = [Subject(plan, gates[plan.label][0]) for plan in plans if args.fine_tune_only in (None, plan.label)]
+    if args.fine_tune_only is None:
+        subjects.append(Subject(None, None))
+    folders: dict[str, Path] = {}
+    for subject in subjects:
+        name = CONTROL if subject.plan is None else folder_of(Path(), subject.plan).name
+        folders[subject.name] = args.work / f"fine_tuned-{how}" / name
+        fine_tune(dense, subject, train, held_out, recipe, folders[subject.name])
+    return folders
 
 
 def _by_image(

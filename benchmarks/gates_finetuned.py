@@ -16,7 +16,6 @@ from heartvit_edge.finetune.load import load_finetuned
 from heartvit_edge.finetune.processes import join_processes
 from heartvit_edge.finetune.run import Means, finetune
 from heartvit_edge.finetune.subject import Subject
-from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.spec.finetune import CONTROL, FinetuneRecipe
@@ -27,28 +26,25 @@ LEAST_AGAINST_CONTROL = {0.65: -1.0, 0.5: -2.5}
 
 
 def fine_tune(
-    dense: DenseModel,
-    plans: Sequence[PruningPlan],
-    gates: Mapping[str, TokenGate],
-    train: ImageSet,
-    held_out: ImageSet,
-    recipe: FinetuneRecipe,
-    out: Path,
+    dense: DenseModel, subject: Subject, train: ImageSet, held_out: ImageSet, recipe: FinetuneRecipe, out: Path
 ) -> None:
-    """Train every plan with its gate, then the control; what ``out`` holds already is not trained again."""
-    subjects = [*(Subject(plan, gates[plan.label]) for plan in plans), Subject(None, None)]
-    with join_processes("fp32", gate_has_weights=True) as accelerator:
+    """Train a plan behind its gate, or the control, unless ``out`` holds it already."""
+    with join_processes("fp32", gate_has_weights=False) as accelerator:
         means = Means(accelerator, workers=0, save_every=50, tell=_tell, watch=_quiet)
-        finetune(dense, subjects, train, held_out, recipe, out, means)
+        finetune(dense, [subject], train, held_out, recipe, out, means)
 
 
 def fine_tuned_claims(
-    dense: DenseModel, plans: Sequence[PruningPlan], out: Path, images: PlanImages, labels: Sequence[int]
+    dense: DenseModel,
+    plans: Sequence[PruningPlan],
+    folders: Mapping[str, Path],
+    images: PlanImages,
+    labels: Sequence[int],
 ) -> tuple[list[Claim], dict[str, float]]:
     """Return what fine-tuned models give up in top-1 beside the control, in points, and every top-1 in percent."""
 
     def right(name: str) -> NDArray[np.bool_]:
-        return _right(load_finetuned(out, name, dense).eval(), images, labels)
+        return _right(load_finetuned(folders[name], name, dense).eval(), images, labels)
 
     control = right(CONTROL)
     claims, top1 = [], {CONTROL: 100 * float(control.mean()), "dense": 100 * _dense_top1(images, labels)}

@@ -87,10 +87,24 @@ Augment = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(help="Of the softmax in the distillation.")]
 TokenWeight = Annotated[float, typer.Option(min=0, help="Of the error of the kept patches' final features.")]
-FeatureWeight = Annotated[float, typer.Option(min=0, help="Of the error of the feature that the classifier reads.")]
+FeatureWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Of the error of the feature that the classifier reads.",
+        show_default="1, and 0 with --gates-only",
+    ),
+]
 LabelWeight = Annotated[float, typer.Option(min=0, help="Of the cross-entropy with the labels.")]
 GatesOnly = Annotated[bool, typer.Option("--gates-only", help="Train a gate's weights and leave the others alone.")]
-GateWeight = Annotated[float, typer.Option(help="Of the relaxed forward's distillation, which teaches a gate.")]
+GateWeight = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        help="Of the relaxed forward's distillation, which teaches a gate; 0 leaves its weights as they are.",
+        show_default="0, and 1 with --gates-only",
+    ),
+]
 RemovalStart = Annotated[
     float, typer.Option(help="Temperature of the relaxed removal at first, in standard deviations of the scores.")
 ]

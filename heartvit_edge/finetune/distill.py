@@ -40,17 +40,19 @@ class Student(nn.Module):
         model: The gated model; its parameters require gradients where they are trained.
     """
 
-    def __init__(self, model: GatedViT, *, gates_only: bool = False, grad_checkpointing: bool = False) -> None:
-        """Say what is trained: a gate's weights, if it has any, and all others unless ``gates_only``."""
+    def __init__(
+        self, model: GatedViT, *, gates_only: bool = False, teach_gate: bool = True, grad_checkpointing: bool = False
+    ) -> None:
+        """Say what is trained: all but the gate unless ``gates_only``, and a gate's weights where ``teach_gate``."""
         super().__init__()
         self.model = model
-        self._hard, self._relaxed = not gates_only, has_weights(model.gate)
+        self._hard, self._relaxed = not gates_only, teach_gate and has_weights(model.gate)
         self._run: BlockRunner = (
             partial(checkpoint, run_block, use_reentrant=False) if grad_checkpointing else run_block
         )
         model.backbone.requires_grad_(self._hard)
         if model.gate is not None:
-            model.gate.requires_grad_(True)
+            model.gate.requires_grad_(teach_gate)
 
     def forward(self, images: Tensor, temperature: float) -> Answer:
         """Return what is needed to train.

@@ -37,7 +37,7 @@ def train(
     elif state.epoch < shared.recipe.epochs:
         shared.tell(f"{name}: goes on after epoch {state.epoch}, step {state.step}")
     with Logs.open(logs, training.step_number, enabled=shared.accelerator.is_main_process) as log:
-        while state.epoch < shared.recipe.epochs and not _is_over(state, patience):
+        while state.epoch < shared.recipe.epochs and not (_is_over(state, patience) or training.is_at_rest):
             remaining = shared.steps_per_epoch - state.step
             with shared.watch(f"{name}: epoch {state.epoch + 1} of {shared.recipe.epochs}", remaining) as advance:
                 training.run_epoch(log, lambda: training.write(state_path), advance)
@@ -45,6 +45,8 @@ def train(
             training.write(state_path)
             log.answers(training.step_number, record.held_out)
             shared.tell(f"{name}: epoch {state.epoch}: {describe(record)}")
+        if training.is_at_rest and state.epoch < shared.recipe.epochs:
+            shared.tell(f"{name}: ends here: the loss is exactly 0, so that more epochs would change nothing")
     best = state.best is not None
     weights = state.best if state.best is not None else training.kept.state_dict()
     return Trained(

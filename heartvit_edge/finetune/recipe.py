@@ -41,7 +41,7 @@ def check_recipe(recipe: FinetuneRecipe, images: Listing, *, control: bool) -> N
 
     Raises:
         InputError: If the optimiser is unknown, a term needs labels that are not there, the images are fewer than one
-            step takes, or gates alone are trained and another setting is for weights.
+            step takes, or gates alone are trained and another setting is for weights or leaves nothing to train.
     """
     known = optimizers()
     if recipe.optimizer not in known:
@@ -63,6 +63,11 @@ def check_recipe(recipe: FinetuneRecipe, images: Listing, *, control: bool) -> N
         raise InputError(
             "--token-weight and --feature-weight teach the weights, which --gates-only leaves alone",
             hint="leave them out",
+        )
+    if recipe.gates_only and not recipe.gate_weight:
+        raise InputError(
+            "--gate-weight 0 leaves the gate as it is, and --gates-only all else: nothing would be trained",
+            hint="leave one of them out",
         )
     if recipe.gates_only and control:
         raise InputError(

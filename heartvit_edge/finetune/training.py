@@ -91,7 +91,12 @@ class Training:
         """Put the model on the device, and everything where the stored state left it; None begins."""
         recipe, accelerator = shared.recipe, shared.accelerator
         self.shared, self.model = shared, model.to(accelerator.device)
-        student = Student(model, gates_only=recipe.gates_only, grad_checkpointing=recipe.grad_checkpointing)
+        student = Student(
+            model,
+            gates_only=recipe.gates_only,
+            teach_gate=recipe.gate_weight > 0,
+            grad_checkpointing=recipe.grad_checkpointing,
+        )
         self.optimizer: Optimizer = make_optimizer(model, recipe)
         self.ema = ModelEmaV3(model, decay=recipe.ema_decay, use_warmup=True) if recipe.ema_decay else None
         self.state = stored if stored is not None else TrainingState(subject="")
@@ -112,6 +117,12 @@ class Training:
     def step_number(self) -> int:
         """Steps that are complete in all."""
         return self.state.epoch * self.shared.steps_per_epoch + self.state.step
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether an epoch moved no weight, and none will: every loss in it was exactly 0, and nothing decays."""
+        history = self.state.history
+        return bool(history) and history[-1]["loss"] == 0 and self.shared.recipe.weight_decay == 0
 
     def run_epoch(self, log: Logs, save: Callable[[], None], advance: Callable[[int], None]) -> None:
         """Run the steps that are left of the epoch."""

@@ -42,7 +42,8 @@ class FinetuneRecipe(Spec):
         feature_weight: Weight of the same error of the feature that the classifier reads.
         label_weight: Weight of the cross-entropy with the labels, in nats.
         gates_only: Whether the weights were left alone, and the gate's alone were trained.
-        gate_weight: Weight of the relaxed forward's distillation loss, which trains a gate's weights.
+        gate_weight: Weight of the relaxed forward's distillation loss, which trains a gate's weights; 0 leaves these as
+            they came, and runs no relaxed forward.
         removal_start: Temperature of the relaxed removal at the first step, in standard deviations of the scores.
         removal_end: The same at the last step.
         removal_anneal: How it falls in between.
@@ -73,7 +74,7 @@ class FinetuneRecipe(Spec):
     feature_weight: NonNegativeFloat = 0.0
     label_weight: NonNegativeFloat = 0.0
     gates_only: bool = False
-    gate_weight: PositiveFloat = 1.0
+    gate_weight: NonNegativeFloat = 0.0
     removal_start: PositiveFloat = 1.0
     removal_end: PositiveFloat = 0.05
     removal_anneal: Anneal = "cosine"
@@ -211,9 +212,10 @@ class FinetuneRun(Artefact):
     def control_at(self, epoch: int) -> Answers | None:
         """Return the control's answers after as many epochs; None where it was not trained.
 
-        With gates only no weights are trained, so that the dense model is its own control.
+        With gates only no weights are trained, so that the dense model is its own control. A control that had nothing
+        left to learn ended early, and answers in any later epoch as in its last.
         """
         if self.recipe.gates_only:
             return self.dense
         control = self.find(CONTROL)
-        return control.history[epoch - 1].held_out if control is not None else None
+        return control.history[min(epoch, len(control.history)) - 1].held_out if control is not None else None

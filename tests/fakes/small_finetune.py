@@ -22,7 +22,9 @@ NUM_HELD_OUT = 16
 HEADS = {0: [0, 2, 3], 1: [1]}
 SITES = {1: 12, 3: 6}
 STEPS = 3  # an epoch: 24 images in batches of 8
-RECIPE = FinetuneRecipe(epochs=2, batch_size=8, learning_rate=1e-3, weight_decay=0.01, augmentation="light")
+RECIPE = FinetuneRecipe(
+    epochs=2, batch_size=8, learning_rate=1e-3, weight_decay=0.01, augmentation="light", gate_weight=1.0
+)
 
 
 class StoppedHere(Exception):

@@ -173,7 +173,9 @@ def test_what_cannot_be_learnt_exits_2_before_anything_is_scored(run, tmp_path, 
 def test_gates_alone_are_trained_from_the_weights_of_the_pack(run, pack, tmp_path):
     result = run("finetune", pack, "--gates-only", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.stderr
-    (entry,) = FinetuneRun.read(tmp_path / "run" / FINETUNE).entries
+    stored = FinetuneRun.read(tmp_path / "run" / FINETUNE)
+    (entry,), recipe = stored.entries, stored.recipe
+    assert (recipe.feature_weight, recipe.gate_weight) == (0, 1)
     weights = pack / BudgetPack.open(pack).entry(LABEL).gate_weights
     assert (entry.name, entry.gate) == (LABEL, "learned")
     assert entry.gate_from_sha256 == state_sha256(read_tensors(weights))

@@ -61,7 +61,8 @@ def test_a_pack_s_budgets_are_trained_beside_the_control_and_the_table_and_path_
     for text in (
         "reading images",
         "macs-0.5: epoch 1 of 2",
-        "control: epoch 2: loss 0, held-out KL 0 nats",
+        "control: epoch 1: loss 0, held-out KL 0 nats",
+        "control: ends here: the loss is exactly 0",
         "matrix products in fp32, on 1 x ",
     ):
         assert text in result.stderr
@@ -84,7 +85,9 @@ def test_one_budget_of_a_pack_can_be_picked_and_the_control_added_later(finetune
 def test_a_plan_is_trained_with_the_gate_that_is_named_or_fits_the_model(finetune, tmp_path):
     result = finetune("plan.json")
     assert result.exit_code == 0, result.stderr
-    assert FinetuneRun.read(tmp_path / "run" / FINETUNE).entries[0].gate == "class-attention"
+    run = FinetuneRun.read(tmp_path / "run" / FINETUNE)
+    assert run.entries[0].gate == "class-attention"
+    assert (run.recipe.feature_weight, run.recipe.gate_weight) == (1, 0)
     result = finetune("plan.json", "--gate", "attention-received", "--force")
     assert result.exit_code == 0, result.stderr
     assert FinetuneRun.read(tmp_path / "run" / FINETUNE).entries[0].gate == "attention-received"

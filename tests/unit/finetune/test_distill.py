@@ -107,6 +107,14 @@ def test_weights_and_gate_both_get_gradients_when_trained_jointly():
     assert all(value.grad is not None for value in pruned.parameters())
 
 
+def test_a_gate_that_is_left_alone_has_no_relaxed_forward():
+    _, pruned = pair(gate=TrainableGate(32, 1))
+    student = Student(pruned, teach_gate=False)
+    assert student(images(3), 0.5).relaxed is None
+    assert not any(value.requires_grad for value in pruned.gate.parameters())
+    assert all(value.requires_grad for value in pruned.backbone.parameters())
+
+
 def test_a_gate_without_weights_has_no_relaxed_forward():
     _, pruned = pair()
     assert Student(pruned)(images(2), 0.5).relaxed is None

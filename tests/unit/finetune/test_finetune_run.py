@@ -116,13 +116,30 @@ def test_a_gate_learns_to_keep_what_the_dense_model_needs(dense, data, tmp_path)
     assert history[-1].loss < 0.7 * history[0].loss
 
 
-def test_a_control_that_only_the_dense_model_teaches_stays_the_dense_model(dense, data, tmp_path):
+def test_a_gate_that_is_left_alone_keeps_its_weights_and_every_other_moves(dense, data, tmp_path):
     out = tmp_path / "run"
-    run = run_small(dense, data, out, RECIPE.model_copy(update={"weight_decay": 0.0}), control=True)
+    run_small(dense, data, out, RECIPE.model_copy(update={"gate_weight": 0.0}), subjects=with_gate(dense))
+    before = GatedViT(dense.module, pruning_plan(dense), TrainableGate(32, 1)).state_dict()
+    after = load_finetuned(out, "macs-0.5", dense, TrainableGate(32, 1, seed=9)).state_dict()
+    still = {name for name, value in after.items() if torch.equal(value, before[name])}
+    assert {"gate.layer.weight", "gate.layer.bias"} <= still
+    assert not any(name.endswith("weight") for name in still if name.startswith("backbone."))
+
+
+def test_a_control_that_only_the_dense_model_teaches_stays_the_dense_model_and_ends_early(dense, data, tmp_path):
+    out, told = tmp_path / "run", []
+    run = run_small(dense, data, out, RECIPE.model_copy(update={"weight_decay": 0.0}), control=True, told=told)
     control = load_finetuned(out, "control", dense)
     assert state_sha256(control.state_dict()) == state_sha256(dense.module.state_dict())
-    assert [record.loss for record in run.find("control").history] == [0.0, 0.0]
-    assert run.find("macs-0.5").history[0].loss > 0
+    assert [record.loss for record in run.find("control").history] == [0.0]
+    assert run.control_at(2) == run.control_at(1) == run.dense
+    assert [one for one in told if one.startswith("control: ends here: the loss is exactly 0")]
+    assert [record.loss > 0 for record in run.find("macs-0.5").history] == [True, True]
+
+
+def test_a_control_whose_weights_decay_is_trained_to_the_end(dense, data, tmp_path):
+    decays = RECIPE.model_copy(update={"weight_decay": 0.05})
+    assert len(run_small(dense, data, tmp_path / "run", decays, control=True).find("control").history) == 2
 
 
 def test_the_control_is_trained_on_the_inputs_of_the_pruned_model_in_their_order(dense, data, tmp_path, monkeypatch):

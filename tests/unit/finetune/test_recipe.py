@@ -113,6 +113,7 @@ def unlabelled(tmp_path):
         ),
         ({"batch_size": 10, "accumulate": 3}, "a step takes 30 images, and there are 24", "--batch-size 8"),
         ({"gates_only": True, "token_weight": 1.0}, "which --gates-only leaves alone", "leave them out"),
+        ({"gates_only": True, "gate_weight": 0.0}, "nothing would be trained", "leave one of them out"),
     ],
 )
 def test_what_cannot_be_followed_is_refused(unlabelled, settings, message, hint):
