@@ -76,12 +76,9 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
     making.store(whole_model(model, shape), path)
     tried = sweep(asked, first.reduction, shape.num_patches)
     graph = Graph(path)
-    for counts in tried:
-        if counts not in asked:
-            name = (
-                f"{path.stem} with {', '.join(f'{num_keep_name(s)} {k}' for s, k in zip(sites, counts, strict=True))}"
-            )
-            check_parity(_fed(model, counts), graph.with_feeds(_feeds(sites, counts)), making.some, name, merges=merges)
+    beside = {_called(path, sites, counts): counts for counts in tried if counts not in asked}
+    for name, counts in beside.items():
+        check_parity(_fed(model, counts), graph.with_feeds(_feeds(sites, counts)), making.some, name, merges=merges)
     proven = {site: (min(found), max(found)) for site, found in zip(sites, zip(*tried, strict=True), strict=True)}
     parities = [
         check_parity(
@@ -89,11 +86,9 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
         )
         for entry, counts in zip(entries, asked, strict=True)
     ]
-    fed = {
-        entry.name: {name: np.array(count, dtype=np.int64) for name, count in _feeds(sites, counts).items()}
-        for entry, counts in zip(entries, asked, strict=True)
-    }
-    others = making.write_others(Assembly((path,)), fed, path.stem)
+    fed = {entry.name: _as_inputs(sites, counts) for entry, counts in zip(entries, asked, strict=True)}
+    swept = {name: _as_inputs(sites, counts) for name, counts in beside.items()}
+    others = making.write_others(Assembly((path,)), fed, path.stem, swept)
     for entry, counts, parity in zip(entries, asked, parities, strict=True):
         listed = {site: num_listed(entry.reduction, count) for site, count in zip(sites, counts, strict=True)}
         yield pack_entry(
@@ -180,6 +175,16 @@ def _counts(entry: Entry) -> Counts:
 
 def _feeds(sites: Sequence[int], counts: Counts) -> dict[str, int]:
     return {num_keep_name(site): count for site, count in zip(sites, counts, strict=True)}
+
+
+def _as_inputs(sites: Sequence[int], counts: Counts) -> dict[str, NDArray[np.int64]]:
+    """Return what a graph is fed beside images."""
+    return {name: np.array(count, dtype=np.int64) for name, count in _feeds(sites, counts).items()}
+
+
+def _called(path: Path, sites: Sequence[int], counts: Counts) -> str:
+    """Return what messages call a graph with counts that no entry has."""
+    return f"{path.stem} with {', '.join(f'{name} {count}' for name, count in _feeds(sites, counts).items())}"
 
 
 def _fed(model: AnyCountViT, counts: Counts) -> Answer:

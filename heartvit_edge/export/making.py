@@ -72,7 +72,7 @@ class Making:
         check_graph(path, self.target, self.tell)
 
     def write_others(
-        self, graphs: Assembly, counts: Mapping[str, Feed], name: str
+        self, graphs: Assembly, counts: Mapping[str, Feed], name: str, beside: Mapping[str, Feed] | None = None
     ) -> dict[str, tuple[PrecisionGraph, ...]]:
         """Write graphs in the other precisions, and return what the manifest says of them, by the entry's name.
 
@@ -80,12 +80,14 @@ class Making:
             graphs: In FP32.
             counts: Name of each entry that has them to what it is fed beside images.
             name: What messages call what the entries share.
+            beside: What else they are fed beside a few images, for the comparison alone, by what messages call it.
 
         Raises:
             CheckError: If one is too far from FP32, or the target would refuse it.
         """
         feeds = [{"images": batch} for batch in self.batches]
-        found = write_others(graphs, self.dense.shape, self.precisions, feeds, counts, name, self.weights)
+        few = {what: [{"images": batch, **more} for batch in self.some] for what, more in (beside or {}).items()}
+        found = write_others(graphs, self.dense.shape, self.precisions, feeds, counts, name, self.weights, beside=few)
         for precision in self.precisions.asked:
             for path in graphs.written_in(precision).paths:
                 check_graph(path, self.target, self.tell)

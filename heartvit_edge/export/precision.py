@@ -57,6 +57,8 @@ def write_others(
     counts: Mapping[str, Feed],
     name: str,
     weights: WeightFile | None = None,
+    *,
+    beside: Mapping[str, Sequence[Feed]] | None = None,
 ) -> dict[str, tuple[PrecisionGraph, ...]]:
     """Write ``<name>.<precision>.onnx`` beside each FP32 graph for each precision asked for, and compare them.
 
@@ -68,6 +70,7 @@ def write_others(
         counts: Name of each entry to what it is fed beside images.
         name: What messages call what the entries share.
         weights: Where the weights go; None: into each graph.
+        beside: What else the graphs are compared on, by what messages call it; these few images are not recorded.
 
     Returns:
         What the manifest says of each entry's graphs, by the entry's name.
@@ -88,6 +91,10 @@ def write_others(
             quantization = write_int8(graphs, shape, groups, *how, f"{name}.int8", weights)
         reference, other = graphs.open(open_file), made.open(open_rounded if precision == "fp16" else open_file)
         first, *tails = (PrecisionFile(onnx=path.name, onnx_sha256=sha256_file(path)) for path in made.paths)
+        for what, feeds in (beside or {}).items():
+            found = compare(reference, other, feeds, f"{what}, {precision}")
+            if precision == "fp16" and found.same_tokens_cosine is not None:  # few images may all keep others by a hair
+                check_half(found, f"{what}, {precision}")
         for entry, more in counts.items():
             called = f"{entry}.{precision}"
             fidelity = compare(reference, other, [{**feed, **more} for feed in batches], called)

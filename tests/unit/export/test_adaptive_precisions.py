@@ -234,3 +234,43 @@ def test_the_manifest_of_tails_in_another_precision_names_one_for_each(packs):
     content["others"][0]["tails"].pop()
     with pytest.raises(ValueError, match="has 2 tails"):
         type(entry).model_validate(content)
+
+
+def test_counts_between_and_beyond_the_budgets_are_compared_in_every_precision_too(tmp_path, monkeypatch):
+    compared, held = {}, []
+
+    def recording(reference, other, feeds, name):
+        compared[name] = feeds
+        return fidelity.compare(reference, other, feeds, name)
+
+    def holding(found, name):
+        held.append(name)
+        fidelity.check_half(found, name)
+
+    monkeypatch.setattr("heartvit_edge.export.precision.compare", recording)
+    monkeypatch.setattr("heartvit_edge.export.precision.check_half", holding)
+    pack = make_adaptive_pack(tmp_path / "pack", "adaptive-shape", budgets=2, precisions=asked())
+    budgets = [entry.num_keep for entry in pack.entries[1:]]
+    limits = pack.entries[1].num_keep_range
+    for precision in ("fp16", "int8"):
+        beside = {name: feeds for name, feeds in compared.items() if name.endswith(f", {precision}")}
+        fed = [{site: int(feeds[0][f"num_keep_{site}"]) for site in limits} for feeds in beside.values()]
+        assert not [counts for counts in fed if counts in budgets]
+        for site, (least, most) in limits.items():
+            tried = [counts[site] for counts in [*fed, *budgets]]
+            assert (min(tried), max(tried)) == (least, most)
+        for name, feeds in beside.items():
+            assert name.startswith("adaptive-shape with num_keep_")
+            assert len({len(feed["images"]) for feed in feeds}) == len(feeds)  # one batch of each size
+    assert [name for name in held if name.startswith("adaptive-shape with num_keep_")]
+
+
+def test_a_graph_that_leaves_the_range_of_fp16_at_other_counts_alone_is_refused(tmp_path, monkeypatch):
+    def strict_beside(found, name):
+        if " with num_keep_" in name:
+            raise CheckError(f"{name}: too far")
+
+    monkeypatch.setattr("heartvit_edge.export.precision.check_half", strict_beside)
+    with pytest.raises(CheckError, match=r"adaptive-shape with num_keep_\d+ \d+, num_keep_\d+ \d+, fp16: too far"):
+        make_adaptive_pack(tmp_path / "pack", "adaptive-shape", budgets=2, precisions=Precisions(("fp16",)))
+    assert not (tmp_path / "pack").exists()
