@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,9 @@ from torch.jit import TracerWarning  # type: ignore[attr-defined]  # exported in
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.target import Target
+
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+"""What terminals are told of colours, which the newer exporter puts into its messages."""
 
 Axes = Mapping[str, Mapping[int, str]]
 """Name of an input or output to its dynamic axes, each with the name of its size."""
@@ -104,8 +108,9 @@ def _write_dynamo(
                 verbose=False,
             )
     except torch.onnx.errors.OnnxExporterError as err:
+        reason = COLOUR.sub("", str(err.__cause__ or err)).strip().splitlines()[0]  # its own says what to try next
         raise InputError(
-            f"torch's newer exporter cannot write this model: {str(err).splitlines()[0]}", hint="leave --dynamo out"
+            f"torch's newer exporter cannot write this model: {reason}", hint="leave --dynamo out"
         ) from err
     _forget_origins(path)
 

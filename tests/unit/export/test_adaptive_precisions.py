@@ -266,7 +266,7 @@ def test_counts_between_and_beyond_the_budgets_are_compared_in_every_precision_t
 
 
 def test_a_graph_that_leaves_the_range_of_fp16_at_other_counts_alone_is_refused(tmp_path, monkeypatch):
-    def strict_beside(found, name):
+    def strict_beside(_, name):
         if " with num_keep_" in name:
             raise CheckError(f"{name}: too far")
 

@@ -19,7 +19,7 @@ from heartvit_edge.export.any_count import AnyCountViT
 from heartvit_edge.export.by_input import Routed, stem_source, tail_source
 from heartvit_edge.export.check_graph import check_graph
 from heartvit_edge.export.entries import planned_entries
-from heartvit_edge.export.graph import store_graph
+from heartvit_edge.export.graph import Traceable, graph_inputs, graph_outputs, store_graph
 from heartvit_edge.export.pack import write_pack
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.routed import Stem, Tail
@@ -93,6 +93,18 @@ def test_another_process_writes_the_same_bytes(model, dense, tmp_path):
 def test_a_target_below_the_newer_exporter_s_opset_is_refused():
     with pytest.raises(InputError, match=r"writes opset 20, and TensorRT 8\.6 reads up to 17"):
         with_dynamo(TARGETS["trt-8.6"])
+
+
+def test_what_the_newer_exporter_cannot_follow_is_told_in_one_plain_line(dense, tmp_path):
+    class ByValue(torch.nn.Module):
+        def forward(self, images):
+            return images * 2 if images.sum() > 0 else images
+
+    source = Traceable(ByValue(), (images(2),), graph_inputs(dense.shape), graph_outputs(dense.shape, {})[:1], 32)
+    with pytest.raises(InputError, match=r"cannot write this model: .*data-dependent") as caught:
+        store_graph(source, tmp_path / "m.onnx", target=with_dynamo(TARGETS["trt-11.4"]))
+    assert str(caught.value).isprintable()
+    assert caught.value.hint == "leave --dynamo out"
 
 
 def test_every_target_reads_what_the_default_one_s_graph_has(model, dense, tmp_path):
