@@ -3,8 +3,8 @@
     python -m benchmarks.gate_lab --shared DATA --work FOLDER --plan tokens.json --sites 1 4 9
 
 Every variant learns from training images what removal costs and ranks others. What counts is the share of the scores'
-sum that the tokens kept hold, set between what class attention keeps (0 %) and the most there is (100 %). Examples are
-those of ``benchmarks.gates`` in the same folder.
+sum that the tokens kept hold, set between what chance keeps (0 %) and the most there is (100 %). Examples are those of
+``benchmarks.gates`` in the same folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from heartvit_edge.data.split import split
 from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
 from heartvit_edge.gating.examples import SiteExamples
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.token_gate import SiteNetwork, TokenGate, make_token_gate
+from heartvit_edge.gating.token_gate import SiteNetwork, make_token_gate
 from heartvit_edge.spec.plan import PruningPlan
 
 THIN = 16
@@ -37,16 +37,8 @@ REGRESSION_ALONE = 1e4
 """So heavy that the ranking counts no more; AdamW minds no factor on the loss."""
 
 
-class Blind(SiteNetwork):
-    """Sees no attention."""
-
-    def forward(self, tokens: Tensor, attention: Tensor, *, num_prefix: int) -> Tensor:
-        """Return scores as ``SiteNetwork`` does."""
-        return super().forward(tokens, torch.zeros_like(attention), num_prefix=num_prefix)
-
-
 class Alone(SiteNetwork):
-    """Sees attention and each token, neither class token nor mean token."""
+    """Sees each token, neither class token nor mean token."""
 
     def __init__(self, *args: int, has_prefix: bool) -> None:
         """Draw the weights anew."""
@@ -57,35 +49,35 @@ class Alone(SiteNetwork):
 class Attending(SiteNetwork):
     """Has one thin attention layer among patches before its hidden layer."""
 
-    def __init__(self, embed_dim: int, heads: int, hidden: int, *, has_prefix: bool) -> None:
+    def __init__(self, embed_dim: int, hidden: int, *, has_prefix: bool) -> None:
         """Draw the weights anew."""
-        super().__init__(embed_dim, heads, hidden, has_prefix=has_prefix)
+        super().__init__(embed_dim, hidden, has_prefix=has_prefix)
         self.query_key_value, self.mixed = nn.Linear(embed_dim, 3 * THIN), nn.Linear(THIN, embed_dim)
         nn.init.zeros_(self.mixed.weight)
 
-    def forward(self, tokens: Tensor, attention: Tensor, *, num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, *, num_prefix: int) -> Tensor:
         """Return scores as ``SiteNetwork`` does."""
         query, key, value = self.query_key_value(functional.layer_norm(tokens, tokens.shape[-1:])).chunk(3, dim=-1)
         mixed = self.mixed(functional.scaled_dot_product_attention(query, key, value))
-        return super().forward(tokens + mixed, attention, num_prefix=num_prefix)
+        return super().forward(tokens + mixed, num_prefix=num_prefix)
 
 
 class Neighbours(SiteNetwork):
     """Adds a 3 x 3 depthwise convolution over the grid of patches, where none is gone yet."""
 
-    def __init__(self, embed_dim: int, heads: int, hidden: int, *, has_prefix: bool) -> None:
+    def __init__(self, embed_dim: int, hidden: int, *, has_prefix: bool) -> None:
         """Draw the weights anew."""
-        super().__init__(embed_dim, heads, hidden, has_prefix=has_prefix)
+        super().__init__(embed_dim, hidden, has_prefix=has_prefix)
         self.around = nn.Conv2d(embed_dim, embed_dim, 3, padding=1, groups=embed_dim)
         nn.init.zeros_(self.around.weight)
 
-    def forward(self, tokens: Tensor, attention: Tensor, *, num_prefix: int) -> Tensor:
+    def forward(self, tokens: Tensor, *, num_prefix: int) -> Tensor:
         """Return scores as ``SiteNetwork`` does."""
         patches = tokens[:, num_prefix:]
         side = math.isqrt(patches.shape[1])
         grid = patches.transpose(1, 2).unflatten(2, (side, side))
         patches = patches + self.around(grid).flatten(2).transpose(1, 2)
-        return super().forward(torch.cat([tokens[:, :num_prefix], patches], dim=1), attention, num_prefix=num_prefix)
+        return super().forward(torch.cat([tokens[:, :num_prefix], patches], dim=1), num_prefix=num_prefix)
 
 
 @dataclass(frozen=True)
@@ -109,7 +101,6 @@ class Variant:
 
 VARIANTS = (
     Variant("as shipped"),
-    Variant("no attention", Blind),
     Variant("no class and mean token", Alone),
     Variant("and one thin attention layer", Attending),
     Variant("and a convolution over neighbours", Neighbours, whole_grid=True),
@@ -143,7 +134,9 @@ def main() -> None:
         for site in args.sites:
             if not variant.whole_grid or math.isqrt(judges[site].scores.shape[1]) ** 2 == judges[site].scores.shape[1]:
                 rows.append(_row(variant, plan, site, learns[site], judges[site], model.num_keep[site], args))
-    claims = [Claim(f"block {row['site']}: {row['variant']}, % of the gain", row["gain_kept"]) for row in rows]
+    claims = [
+        Claim(f"block {row['site']}: {row['variant']}, % of the way from chance", row["from_chance"]) for row in rows
+    ]
     finish(claims, {"rows": rows, "learnt": args.learnt, "held_out": args.held_out, "epochs": args.epochs}, args)
 
 
@@ -163,19 +156,18 @@ def _row(
     torch.manual_seed(0)
     gate = make_token_gate(plan)
     hidden = gate.network(site).hidden.in_features
-    heads = len(plan.blocks[site - 1].kept_heads)
-    gate.networks[str(site)] = variant.network(plan.shape.embed_dim, heads, hidden, has_prefix=gate.num_prefix > 0)
+    gate.networks[str(site)] = variant.network(plan.shape.embed_dim, hidden, has_prefix=gate.num_prefix > 0)
     count = int(variant.share * len(learnt))
-    learnt = SiteExamples(learnt.tokens[:count], learnt.attention[:count], learnt.scores[:count])
+    learnt = SiteExamples(learnt.tokens[:count], learnt.scores[:count])
     start = time.monotonic()
     distil(gate, {site: learnt}, DistilSettings(epochs=args.epochs, **variant.settings))  # type: ignore[arg-type]
     seconds = time.monotonic() - start
     found, own = (site_quality(gate, site, one, num_keep) for one in (held_out, learnt))
-    attention = _class_attention_mass(gate, held_out, heads, num_keep)
-    kept = 100 * (found.mass_kept - attention) / (found.best_mass_kept - attention)
+    chance = num_keep / held_out.scores.shape[1]
+    kept = 100 * (found.mass_kept - chance) / (found.best_mass_kept - chance)
     print(
-        f"block {site:2}  {variant.name:34} mass {found.mass_kept:.4f} of {found.best_mass_kept:.4f}, class attention "
-        f"{attention:.4f}, of images learnt from {own.mass_kept:.4f}: {kept:.1f} % of the gain, {seconds:.0f} s",
+        f"block {site:2}  {variant.name:34} mass {found.mass_kept:.4f} of {found.best_mass_kept:.4f}, of images learnt "
+        f"from {own.mass_kept:.4f}: {kept:.1f} % of the way from chance, {seconds:.0f} s",
         flush=True,
     )
     return {
@@ -183,19 +175,10 @@ def _row(
         "site": site,
         "mass_kept": found.mass_kept,
         "best_mass_kept": found.best_mass_kept,
-        "class_attention_mass_kept": attention,
         "mass_kept_of_learnt": own.mass_kept,
-        "gain_kept": kept,
+        "from_chance": kept,
         "seconds": seconds,
     }
-
-
-def _class_attention_mass(gate: TokenGate, examples: SiteExamples, heads: int, num_keep: int) -> float:
-    """Return the share of the scores' sum that the patches kept by class attention hold, mean over images."""
-    assert gate.num_prefix
-    received = examples.attention[:, :, heads : 2 * heads].float().exp().mean(dim=2)
-    rows = received.topk(num_keep, dim=1).indices
-    return float((examples.scores.gather(1, rows).sum(dim=1) / examples.scores.sum(dim=1).clamp_min(1e-30)).mean())
 
 
 if __name__ == "__main__":

@@ -223,7 +223,7 @@ def load_examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: 
             start = time.monotonic()
             found = collect_examples(load_plan_images(dense, part, settings, batch_size=32), model)
             with new_file(path, force=False) as temporary:
-                torch.save({site: (one.tokens, one.attention, one.scores) for site, one in found.items()}, temporary)
+                torch.save({site: (one.tokens, one.scores) for site, one in found.items()}, temporary)
             print(f"{len(part)} images scored in {time.monotonic() - start:.0f} s", flush=True)
         chunks.append(torch.load(path))
     return {

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.forward import classify, run_block
 from heartvit_edge.spec.pack import Reduction
 
@@ -24,15 +23,13 @@ class AnyCountViT(nn.Module):
     """A gated model that is told at each call how many tokens to keep."""
 
     def __init__(self, model: GatedViT) -> None:
-        """Take a model; its gate is traced for any number of tokens from now on.
+        """Take a model.
 
         Args:
             model: With sites; its gate has no size of its own, as a random one has.
         """
         super().__init__()
         self.model = model
-        if isinstance(model.gate, TokenGate):
-            model.gate.open_length = True
 
     def forward(self, images: Tensor, *counts: Tensor) -> tuple[Tensor, ...]:
         """Return what ``GatedViT.forward`` does.

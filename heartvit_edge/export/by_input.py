@@ -180,8 +180,5 @@ def _mean(losses: NDArray[np.float64]) -> tuple[float, float]:
 def _gate_macs(plan: PruningPlan, model: GatedViT, counts: Counts) -> int:
     if not isinstance(model.gate, TokenGate):
         return 0
-    entering, patches = {}, plan.shape.num_patches
-    for site, count in counts.items():
-        entering[site], patches = patches, count
-    heads_before = {site: len(plan.blocks[site - 1].kept_heads) for site in counts}
-    return gate_macs(plan.shape, heads_before, entering, hidden_units(model.gate))
+    entering = [plan.shape.num_patches, *counts.values()][:-1]
+    return gate_macs(plan.shape, entering, hidden_units(model.gate))

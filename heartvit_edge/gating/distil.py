@@ -87,11 +87,7 @@ def _distil_site(
         for rows in torch.randperm(len(examples), generator=draws).split(batch):
             if len(rows) < batch:
                 continue
-            found = network(
-                examples.tokens[rows].to(parameter),
-                examples.attention[rows].to(parameter),
-                num_prefix=gate.num_prefix,
-            )
+            found = network(examples.tokens[rows].to(parameter), num_prefix=gate.num_prefix)
             target = ((logs[rows] - mean) / spread).to(parameter)
             loss = ranking_loss(found, examples.scores[rows].to(parameter))
             loss = loss + settings.regression * ((found / 2 - target) ** 2).mean()

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.token_gate import TokenGate, attention_features
+from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.forward import RemovalGates, continue_forward, embed, keep_tokens, run_block
 from heartvit_edge.sensitivity.draws import RESCORING, image_generator
 from heartvit_edge.sensitivity.fisher import low_rank_diagonal
@@ -28,12 +28,10 @@ class SiteExamples:
 
     Attributes:
         tokens: What enters the site, shape (N, num_prefix + P, C), float16.
-        attention: Features of the attention in the block before, shape (N, P, F), float16.
         scores: Nats that removing each patch token adds, shape (N, P), float32.
     """
 
     tokens: Tensor
-    attention: Tensor
     scores: Tensor
 
     def __len__(self) -> int:
@@ -69,18 +67,16 @@ def _collect_batch(
     prefix = model.num_prefix_tokens
     with torch.no_grad():
         tokens = embed(model, batch)
-    found, weights = {}, batch.new_empty(0)
+    found = {}
     for index, block in enumerate(model.blocks):
         if index in num_keep:
             scores = _scores_at(model, tokens, index)
-            found[index] = SiteExamples(
-                tokens.half().cpu(), attention_features(weights, prefix).half().cpu(), scores.float().cpu()
-            )
+            found[index] = SiteExamples(tokens.half().cpu(), scores.float().cpu())
             factors = torch.stack([torch.randn(scores.shape[1], generator=draw) for draw in draws])
             noisy = scores.clamp_min(torch.finfo(scores.dtype).tiny).log() + NOISE * factors.to(scores)
             tokens = keep_tokens(tokens, noisy.topk(num_keep[index], dim=1).indices.sort(dim=1).values, prefix)
         with torch.no_grad():
-            tokens, weights = run_block(block, tokens)
+            tokens, _ = run_block(block, tokens)
     return found
 
 
@@ -97,7 +93,6 @@ def _scores_at(model: VisionTransformer, tokens: Tensor, site: int) -> Tensor:
 def _joined(parts: Sequence[SiteExamples]) -> SiteExamples:
     return SiteExamples(
         torch.cat([part.tokens for part in parts]),
-        torch.cat([part.attention for part in parts]),
         torch.cat([part.scores for part in parts]),
     )
 
@@ -106,14 +101,5 @@ def _joined(parts: Sequence[SiteExamples]) -> SiteExamples:
 def scores_of(gate: TokenGate, site: int, examples: SiteExamples, batch_size: int = 256) -> Tensor:
     """Return a gate's scores of the examples, shape (N, P), on the CPU."""
     network, parameter = gate.network(site), next(gate.parameters())
-    found = [
-        network(
-            tokens.to(parameter),
-            attention.to(parameter),
-            num_prefix=gate.num_prefix,
-        )
-        for tokens, attention in zip(
-            examples.tokens.split(batch_size), examples.attention.split(batch_size), strict=True
-        )
-    ]
+    found = [network(tokens.to(parameter), num_prefix=gate.num_prefix) for tokens in examples.tokens.split(batch_size)]
     return torch.cat(found).cpu()

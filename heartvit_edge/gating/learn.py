@@ -12,7 +12,7 @@ import torch
 from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
 from heartvit_edge.gating.examples import collect_examples
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.token_gate import TokenGate, gate_macs, make_token_gate
+from heartvit_edge.gating.token_gate import TokenGate, entering, gate_macs, make_token_gate
 from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.spec.finetune import Answers
@@ -105,6 +105,4 @@ def hidden_units(gate: TokenGate) -> int:
 
 def macs_of_gate(gate: TokenGate, plan: PruningPlan) -> int:
     """Return the multiply-accumulates of a plan's gate for one image."""
-    heads_before = {site: len(plan.blocks[site - 1].kept_heads) for site in plan.sites}
-    patches = {site: plan.blocks[site - 1].num_tokens - plan.shape.num_prefix_tokens for site in plan.sites}
-    return gate_macs(plan.shape, heads_before, patches, hidden_units(gate))
+    return gate_macs(plan.shape, entering(plan), hidden_units(gate))

@@ -23,7 +23,6 @@ from torch.nn import functional
 from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import hidden_units
-from heartvit_edge.gating.relaxed import among
 from heartvit_edge.gating.token_gate import TokenGate, gate_macs
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 from heartvit_edge.sensitivity.loss import kl_to_dense
@@ -129,21 +128,20 @@ def masked_forward(
     prefix = model.backbone.num_prefix_tokens
     tokens = embed(model.backbone, images)
     alive = tokens.new_ones(len(images), tokens.shape[1] - prefix, dtype=torch.bool)
-    weights = tokens.new_empty(0)
     key_bias: Tensor | None = None
     counts, dropped = {}, {}
     for index, block in enumerate(model.backbone.blocks):
         if index in thresholds:
-            nats = _foreseen(gate, index, tokens, weights, alive, prefix)
+            nats = _foreseen(gate, index, tokens, alive, prefix)
             alive, dropped[index] = _within(nats, alive, thresholds[index], rule, model.num_keep[index])
             counts[index] = alive.sum(dim=1)
             gone = tokens.new_zeros(alive.shape).masked_fill(~alive, -math.inf)
             key_bias = functional.pad(gone, (prefix, 0))
-        tokens, weights = run_block(block, tokens, key_bias)
+        tokens, _ = run_block(block, tokens, key_bias)
     return PerInput(classify(model.backbone, tokens, alive.to(tokens)), counts, dropped)
 
 
-def _foreseen(gate: TokenGate, site: int, tokens: Tensor, weights: Tensor, alive: Tensor, prefix: int) -> Tensor:
+def _foreseen(gate: TokenGate, site: int, tokens: Tensor, alive: Tensor, prefix: int) -> Tensor:
     """Return the nats that losing each patch costs, shape (B, P); 0 for those gone.
 
     Images that keep as many run together, on what they keep alone.
@@ -153,7 +151,7 @@ def _foreseen(gate: TokenGate, site: int, tokens: Tensor, weights: Tensor, alive
     for count in counts.unique().tolist():
         rows = (counts == count).nonzero()[:, 0]
         kept = alive[rows].nonzero()[:, 1].view(len(rows), count)
-        scores = gate(site, keep_tokens(tokens[rows], kept, prefix), among(weights[rows], kept, prefix))
+        scores = gate(site, keep_tokens(tokens[rows], kept, prefix))
         nats[rows] = nats[rows].scatter(1, kept, scores.exp())
     return nats
 
@@ -215,16 +213,14 @@ def _macs(model: GatedViT, plan: PruningPlan, counts: Mapping[int, NDArray[np.in
     sites = sorted(counts)
     rows = np.stack([counts[site] for site in sites], axis=1)  # (N, sites)
     each, inverse = np.unique(rows, axis=0, return_inverse=True)
-    heads_before = {site: len(plan.blocks[site - 1].kept_heads) for site in sites}
     found = []
     for row in each.tolist():
         kept = dict(zip(sites, row, strict=True))
-        patches, entering, blocks = plan.shape.num_patches, {}, []
+        patches, blocks = plan.shape.num_patches, []
         for index, block in enumerate(plan.blocks):
-            if index in kept:
-                entering[index], patches = patches, kept[index]
+            patches = kept.get(index, patches)
             blocks.append(block.model_copy(update={"num_tokens": plan.shape.num_prefix_tokens + patches}))
-        own = gate_macs(plan.shape, heads_before, entering, hidden_units(model.gate))
+        own = gate_macs(plan.shape, [plan.shape.num_patches, *row][:-1], hidden_units(model.gate))
         found.append(plan_macs(plan.shape, blocks, plan.unit_groups) + own)
     return np.array(found, dtype=np.int64)[inverse.reshape(-1)]
 

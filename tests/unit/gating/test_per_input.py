@@ -127,7 +127,7 @@ def test_a_measurement_has_each_images_loss_its_counts_and_the_macs_that_they_le
     for row in range(6):
         first, second = (int(found.counts[site][row]) for site in (1, 3))
         own = plan_of(plan.shape, {1: 1 + first, 3: 1 + second}, HEADS)
-        gate = gate_macs(plan.shape, {1: 3, 3: 2}, {1: 16, 3: first}, 8)
+        gate = gate_macs(plan.shape, [16, first], 8)
         assert found.macs[row] == plan_macs(plan.shape, own.blocks) + gate
     assert len(set(found.macs.tolist())) > 1
 
