@@ -77,9 +77,11 @@ def main() -> None:
     parser.add_argument("--fine-tune-epochs", type=int, default=5, help="passes over them")
     parser.add_argument("--fine-tune-only", help="fine-tune the plan of this label, and stop: several processes can")
     args = parser.parse_args()
+    plans = [PruningPlan.read(path) for path in args.plan]
+    if args.fine_tune_only not in (None, *(plan.label for plan in plans)):
+        parser.error(f"--fine-tune-only {args.fine_tune_only}: no plan has that label")
     torch.set_float32_matmul_precision("medium")
     dense = dinov2.load_model(args.shared, IMG_SIZE)
-    plans = [PruningPlan.read(path) for path in args.plan]
     learnt, held_out = split(dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17), args.learnt, 0)
     assert held_out is not None
     gates = {plan.label: _train(dense, plan, learnt, held_out, args.work, args.epochs) for plan in plans}

@@ -34,7 +34,7 @@ def finetune(
     accumulate: wanted.Accumulate = 1,
     optimizer: wanted.OptimizerName = "adamw",
     lr: wanted.Rate = 5e-6,
-    gate_lr: wanted.GateRate = 1e-3,
+    gate_lr: wanted.GateRate = None,
     min_lr: wanted.MinRate = 1e-6,
     weight_decay: wanted.WeightDecay = 0.0,
     schedule: wanted.ScheduleOption = wanted.ScheduleName.cosine,
@@ -47,9 +47,9 @@ def finetune(
     label_weight: wanted.LabelWeight = 0.0,
     gates_only: wanted.GatesOnly = False,
     gate_weight: wanted.GateWeight = None,
-    removal_start: wanted.RemovalStart = 1.0,
-    removal_end: wanted.RemovalEnd = 0.05,
-    removal_anneal: wanted.RemovalAnneal = wanted.AnnealName.cosine,
+    removal_start: wanted.RemovalStart = None,
+    removal_end: wanted.RemovalEnd = None,
+    removal_anneal: wanted.RemovalAnneal = None,
     ema: wanted.Ema = None,
     patience: wanted.Patience = None,
     amp: wanted.Amp = None,
@@ -80,6 +80,7 @@ def finetune(
     from heartvit_edge.model.zoo import load_dense
     from heartvit_edge.spec.finetune import FINETUNE
 
+    taught = wanted.gate_settings(gate_weight, gate_lr, removal_start, removal_end, removal_anneal, alone=gates_only)
     subjects, pack = wanted.read_plans(plans, budget or [], gate)
     precision = choose_precision(amp)
     with join_processes(precision, gate_has_weights=any(subject.gate_sha256 for subject in subjects)) as accelerator:
@@ -90,7 +91,6 @@ def finetune(
             num_processes=accelerator.num_processes,
             optimizer=optimizer,
             learning_rate=lr,
-            gate_learning_rate=gate_lr,
             min_learning_rate=min_lr,
             weight_decay=weight_decay,
             schedule=schedule.value,
@@ -102,10 +102,7 @@ def finetune(
             feature_weight=float(not gates_only) if feature_weight is None else feature_weight,
             label_weight=label_weight,
             gates_only=gates_only,
-            gate_weight=float(gates_only) if gate_weight is None else gate_weight,
-            removal_start=removal_start,
-            removal_end=removal_end,
-            removal_anneal=removal_anneal.value,
+            **taught,
             ema_decay=ema,
             patience=patience,
             precision=precision,

@@ -71,7 +71,9 @@ TrainBatch = Annotated[int, typer.Option("--batch-size", min=1, help="Images a f
 Accumulate = Annotated[int, typer.Option(min=1, help="Forwards a step of the optimiser.")]
 OptimizerName = Annotated[str, typer.Option("--optimizer", help="timm's name of the optimiser.")]
 Rate = Annotated[float, typer.Option("--lr", help="Peak learning rate.")]
-GateRate = Annotated[float, typer.Option("--gate-lr", help="Peak learning rate of a gate's weights.")]
+GateRate = Annotated[
+    float | None, typer.Option("--gate-lr", help="Peak learning rate of a gate's weights.", show_default="0.001")
+]
 MinRate = Annotated[float, typer.Option("--min-lr", help="Learning rate at the start of a warm-up and at the end.")]
 WeightDecay = Annotated[float, typer.Option(min=0, help="Weight decay of matrices.")]
 ScheduleOption = Annotated[ScheduleName, typer.Option(help="How the learning rate falls.")]
@@ -106,10 +108,13 @@ GateWeight = Annotated[
     ),
 ]
 RemovalStart = Annotated[
-    float, typer.Option(help="Temperature of the relaxed removal at first, in standard deviations of the scores.")
+    float | None,
+    typer.Option(
+        help="Temperature of the relaxed removal at first, in standard deviations of the scores.", show_default="1"
+    ),
 ]
-RemovalEnd = Annotated[float, typer.Option(help="The same at last.")]
-RemovalAnneal = Annotated[AnnealName, typer.Option(help="How it falls.")]
+RemovalEnd = Annotated[float | None, typer.Option(help="The same at last.", show_default="0.05")]
+RemovalAnneal = Annotated[AnnealName | None, typer.Option(help="How it falls.", show_default="cosine")]
 Ema = Annotated[
     float | None,
     typer.Option("--ema", help="Decay of a moving average of the weights, which is kept.", show_default="none"),
@@ -131,6 +136,44 @@ Workers = Annotated[
     int | None, typer.Option(min=0, help="Processes that prepare images.", show_default="up to 4, by the CPUs")
 ]
 SaveEvery = Annotated[int, typer.Option(min=1, help="Steps after which a state is stored within an epoch.")]
+
+
+def gate_settings(
+    weight: float | None,
+    rate: float | None,
+    start: float | None,
+    end: float | None,
+    anneal: AnnealName | None,
+    *,
+    alone: bool,
+) -> dict[str, float | str]:
+    """Return the recipe's settings of what teaches a gate; those that are not given stay the recipe's own.
+
+    Args:
+        weight: ``--gate-weight``.
+        rate: ``--gate-lr``.
+        start: ``--removal-start``, in standard deviations of the scores.
+        end: ``--removal-end``, the same.
+        anneal: ``--removal-anneal``.
+        alone: Whether a gate's weights alone are trained.
+
+    Raises:
+        InputError: If one is given and the gate keeps its weights, so that it would have no effect.
+    """
+    wanted = float(alone) if weight is None else weight
+    options = {
+        "--gate-lr": ("gate_learning_rate", rate),
+        "--removal-start": ("removal_start", start),
+        "--removal-end": ("removal_end", end),
+        "--removal-anneal": ("removal_anneal", None if anneal is None else anneal.value),
+    }
+    given = {name: (field, value) for name, (field, value) in options.items() if value is not None}
+    if given and not wanted and not alone:
+        raise InputError(
+            f"{next(iter(given))} is for teaching a gate, and here it keeps its weights",
+            hint="add --gate-weight 1, or --gates-only",
+        )
+    return {"gate_weight": wanted, **dict(given.values())}
 
 
 def read_plans(path: Path, labels: Sequence[str], gate: str | None) -> tuple[list[Subject], BudgetPack | None]:

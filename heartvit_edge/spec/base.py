@@ -69,7 +69,8 @@ class Artefact(Spec):
         if found != (cls.schema_name, cls.schema_version):
             raise InputError(
                 f"{path} holds schema {found[0]!r} version {found[1]!r}, "
-                f"expected {cls.schema_name!r} version {cls.schema_version}"
+                f"expected {cls.schema_name!r} version {cls.schema_version}",
+                hint="another version of heartvit-edge made it: make it again" if found[0] == cls.schema_name else None,
             )
         try:
             return cls.model_validate(content)

@@ -55,6 +55,7 @@ class TrainedGate(Artefact):
     """
 
     schema_name: ClassVar[str] = "trained-gate"
+    schema_version: ClassVar[int] = 2  # gates of version 1 read attention too, and had weights for it
 
     source: ModelSource
     shape: ModelShape

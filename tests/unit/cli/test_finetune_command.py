@@ -139,6 +139,17 @@ def test_weights_of_another_model_are_refused_with_those_that_were_planned_for(r
         assert "reading images" not in told
 
 
+@pytest.mark.parametrize(
+    "words",
+    [("--gate-lr", "1e-4"), ("--removal-start", "2"), ("--removal-end", "0.1"), ("--removal-anneal", "cosine")],
+    ids=lambda words: words[0],
+)
+def test_what_teaches_a_gate_is_refused_where_the_gate_keeps_its_weights(refused, words):
+    told = refused("plan.json", *words)
+    assert f"{words[0]} is for teaching a gate, and here it keeps its weights" in told
+    assert "hint: add --gate-weight 1, or --gates-only" in told
+
+
 def test_labels_are_missed_only_where_they_have_a_weight(refused, finetune):
     told = refused("plan.json", "--label-weight", "0.5", data="bare.npz")
     assert "--label-weight 0.5 needs labels, and bare.npz has none" in told

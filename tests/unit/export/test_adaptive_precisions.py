@@ -243,9 +243,9 @@ def test_counts_between_and_beyond_the_budgets_are_compared_in_every_precision_t
         compared[name] = feeds
         return fidelity.compare(reference, other, feeds, name)
 
-    def holding(found, name):
-        held.append(name)
-        fidelity.check_half(found, name)
+    def holding(found, name, **how):
+        held.append((name, how.get("few", False)))
+        fidelity.check_half(found, name, **how)
 
     monkeypatch.setattr("heartvit_edge.export.precision.compare", recording)
     monkeypatch.setattr("heartvit_edge.export.precision.check_half", holding)
@@ -262,12 +262,13 @@ def test_counts_between_and_beyond_the_budgets_are_compared_in_every_precision_t
         for name, feeds in beside.items():
             assert name.startswith("adaptive-shape with num_keep_")
             assert len({len(feed["images"]) for feed in feeds}) == len(feeds)  # one batch of each size
-    assert [name for name in held if name.startswith("adaptive-shape with num_keep_")]
+    assert {few for name, few in held if name.startswith("adaptive-shape with num_keep_")} == {True}
+    assert {few for name, few in held if not name.startswith("adaptive-shape with num_keep_")} == {False}
 
 
 def test_a_graph_that_leaves_the_range_of_fp16_at_other_counts_alone_is_refused(tmp_path, monkeypatch):
-    def strict_beside(_, name):
-        if " with num_keep_" in name:
+    def strict_beside(_, name, *, few=False):
+        if few:
             raise CheckError(f"{name}: too far")
 
     monkeypatch.setattr("heartvit_edge.export.precision.check_half", strict_beside)

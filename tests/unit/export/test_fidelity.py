@@ -130,3 +130,20 @@ def test_fp16_needs_a_mean_cosine_of_four_nines_where_tokens_are_the_same_and_ne
         check_half(close.model_copy(update={"same_tokens_cosine": None, "num_other_tokens": 64}), "x")
     with pytest.raises(CheckError, match=r"89\.9% of the tokens that it keeps are those that FP32 keeps, expected 90%"):
         check_half(close.model_copy(update={"kept_overlap": 0.899}), "x")
+
+
+def test_of_a_few_images_all_may_keep_another_token_and_none_may_keep_quite_others():
+    close = Fidelity(
+        num_images=11,
+        cosine=0.97,
+        same_tokens_cosine=None,
+        kl_nats=0.01,
+        num_agreeing=11,
+        num_other_tokens=11,
+        kept_overlap=0.95,
+    )
+    check_half(close, "x", few=True)
+    with pytest.raises(CheckError, match=r"x: 85\.0% of the tokens"):
+        check_half(close.model_copy(update={"kept_overlap": 0.85}), "x", few=True)
+    with pytest.raises(CheckError, match="mean cosine"):
+        check_half(close.model_copy(update={"same_tokens_cosine": 0.99}), "x", few=True)

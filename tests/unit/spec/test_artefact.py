@@ -111,16 +111,24 @@ def test_a_list_is_no_artefact(value, path):
 @pytest.mark.parametrize(
     ("change", "found"),
     [
-        ({"schema": "recipe"}, "'recipe' version 1"),
-        ({"schema_version": 2}, "'{name}' version 2"),
+        ({"schema": "recipe"}, "'recipe' version {version}"),
+        ({"schema_version": 9}, "'{name}' version 9"),
         ({"schema": None, "schema_version": None}, "None version None"),
     ],
 )
 def test_another_schema_or_version_is_named_beside_the_expected_one(value, path, change, found):
     path.write_text(json.dumps(json.loads(value.to_json()) | change))
     name = value.schema_name
-    found = found.format(name=name)
-    assert _refused(value, path) == f"{path} holds schema {found}, expected {name!r} version 1"
+    version = value.schema_version
+    found = found.format(name=name, version=version)
+    assert _refused(value, path) == f"{path} holds schema {found}, expected {name!r} version {version}"
+
+
+def test_a_file_of_another_version_says_what_to_do(value, path):
+    path.write_text(json.dumps(json.loads(value.to_json()) | {"schema_version": value.schema_version + 1}))
+    with pytest.raises(InputError) as caught:
+        type(value).read(path)
+    assert caught.value.hint == "another version of heartvit-edge made it: make it again"
 
 
 def test_a_file_without_a_schema_is_no_artefact(value, path):
