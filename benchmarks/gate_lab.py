@@ -160,7 +160,7 @@ def _row(
     count = int(variant.share * len(learnt))
     learnt = SiteExamples(learnt.tokens[:count], learnt.scores[:count])
     start = time.monotonic()
-    distil(gate, {site: learnt}, DistilSettings(epochs=args.epochs, **variant.settings))  # type: ignore[arg-type]
+    distil(gate, [{site: learnt}], DistilSettings(epochs=args.epochs, **variant.settings))  # type: ignore[arg-type]
     seconds = time.monotonic() - start
     found, own = (site_quality(gate, site, one, num_keep) for one in (held_out, learnt))
     chance = num_keep / held_out.scores.shape[1]

@@ -1,9 +1,10 @@
 """What a gate keeps of the scores' choice, at equal MACs: agreement and loss of every way to carry out the same plans.
 
-Gates learn from scores of training images alone, site by site. Thresholds of per-input counts are found on training
-images that no gate learnt from, so that they leave as many MACs on average as the plan does. Plans with their gates and
-the dense model are fine-tuned by one recipe. Test images are run once, at the end. Examples, gates and fine-tunes are
-kept in a folder, so that a run that was stopped goes on.
+Gates learn from scores of training images alone, site by site. With ``--later`` it is as ``gating.learn`` has it: token
+counts are fitted to a first gate on images that it has not seen, and those teach too, scored on the tokens that it
+leaves. Thresholds of per-input counts are found on training images that no gate learnt from, so that they leave as many
+MACs on average as the plan does. Plans with their gates and the dense model are fine-tuned by one recipe. Test images
+are run once, at the end. Examples, gates and fine-tunes are kept in a folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,14 +26,16 @@ from benchmarks import dinov2
 from benchmarks.claims import Claim, arguments, finish
 from benchmarks.gates_finetuned import fine_tune, fine_tuned_claims
 from benchmarks.plans import mean_interval, ratio
+from heartvit_edge.allocation.fit_counts import FitEffort
+from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
 from heartvit_edge.finetune.subject import Subject
-from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
+from heartvit_edge.gating.distil import DistilSettings, distil
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.learn import macs_of_gate
+from heartvit_edge.gating.learn import fitted_plan, macs_of_gate
 from heartvit_edge.gating.per_input import CountRule, Measured, measure
 from heartvit_edge.gating.random_gate import RandomGate
 from heartvit_edge.gating.thresholds import thresholds_for_macs
@@ -55,10 +59,12 @@ RECIPE = FinetuneRecipe(
     epochs=5, learning_rate=1e-5, min_learning_rate=1e-7, warmup_epochs=0.1, augmentation="none", feature_weight=1.0
 )
 """Found on training images; nothing of it was chosen on test images."""
-RULES = tuple(CountRule(relative, rigidity) for relative in (0.5, 1.0) for rigidity in (1.0, 3.0))
+RULES = tuple(CountRule(relative, rigidity) for relative in (0.5, 1.0) for rigidity in (2.0, 5.0))
 """What sets are tried to cost, where images keep tokens by their own nats."""
-COUNTED = 200
-"""Training images that rules and thresholds are found on."""
+COUNTED = 1000
+"""Training images that rules and thresholds are found on; where gates leave fewer, those or the held-out ones."""
+FITTED_ON, MOST_TRIED = 2000, 160
+"""Training images that counts are fitted on, and counts that are tried."""
 PER_INPUT = "gate, tokens by the image"
 Run = Callable[[], tuple[NDArray[np.float64], int]]
 """Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
@@ -70,6 +76,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for examples, gates and answers")
     parser.add_argument("--plan", type=Path, nargs="+", required=True, help="plans, made with the scores choosing")
     parser.add_argument("--learnt", type=int, default=8000, help="training images that gates learn from")
+    parser.add_argument("--later", type=int, default=0, help="others: counts are fitted on them, and they teach too")
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
@@ -82,14 +89,19 @@ def main() -> None:
         parser.error(f"--fine-tune-only {args.fine_tune_only}: no plan has that label")
     torch.set_float32_matmul_precision("medium")
     dense = dinov2.load_model(args.shared, IMG_SIZE)
-    learnt, held_out = split(dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17), args.learnt, 0)
+    drawn = dinov2.draw(args.shared, "train", args.learnt + args.held_out, 17)
+    learnt, held_out = split(drawn, args.learnt, 0)
     assert held_out is not None
-    gates = {plan.label: _train(dense, plan, learnt, held_out, args.work, args.epochs) for plan in plans}
+    others = dinov2.train_but(args.shared, drawn)
+    later, rest = split(others, args.later, 1) if args.later else (None, others)
+    taught = [_train(dense, plan, learnt, later, held_out, args) for plan in plans]
+    plans, gates = [one.plan for one in taught], {one.plan.label: (one.gate, one.seconds) for one in taught}
     tuned = _fine_tune(dense, plans, gates, held_out, args) if args.fine_tuned != 0 else None
     if args.fine_tune_only:
         return
     settings = make_settings(dense.shape.depth)
-    found_on = load_plan_images(dense, split(held_out, min(COUNTED, len(held_out)), 0)[0], settings)
+    unseen = held_out if rest is None else split(rest, min(COUNTED, len(rest)), 0)[0]
+    found_on = load_plan_images(dense, unseen, settings)
     drawn = dinov2.draw(args.shared, "eval", args.evaluated, 3)
     assert drawn.labels is not None
     images = load_plan_images(dense, drawn, settings)
@@ -98,7 +110,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     for plan in plans:
         gate, seconds = gates[plan.label]
-        trained = f"{args.learnt}-{args.held_out}-{args.epochs}"
+        trained = _trained(args)
         ways = _ways(dense, plan, gate, images)
         found = {
             name: _Answers(*_kept_in(folder_of(args.work, plan) / f"{name}-{trained}-{args.evaluated}.pt", run))
@@ -136,7 +148,7 @@ def _fine_tune(
     others = dinov2.train_but(args.shared, held_out)
     train, _ = split(others, args.fine_tuned or len(others), 0)
     recipe = RECIPE.model_copy(update={"epochs": args.fine_tune_epochs})
-    how = f"{args.learnt}-{args.held_out}-{args.epochs}-{len(train)}-{args.fine_tune_epochs}"
+    how = f"{_trained(args)}-{len(train)}-{args.fine_tune_epochs}"
     subjects = [Subject(plan, gates[plan.label][0]) for plan in plans if args.fine_tune_only in (None, plan.label)]
     if args.fine_tune_only is None:
         subjects.append(Subject(None, None))
@@ -177,34 +189,78 @@ def _kept_in(path: Path, run: Callable[[], Kept]) -> Kept:
     return found
 
 
+@dataclass(frozen=True)
+class _Taught:
+    """A gate, the plan that it is for, and the seconds that training took, scores and counts apart."""
+
+    plan: PruningPlan
+    gate: TokenGate
+    seconds: float
+
+
+def _trained(args: argparse.Namespace) -> str:
+    """Return a name of what gates learnt from."""
+    later = f"-{args.later}" if args.later else ""
+    return f"{args.learnt}{later}-{args.held_out}-{args.epochs}"
+
+
 def _train(
-    dense: DenseModel, plan: PruningPlan, learnt: ImageSet, held_out: ImageSet, work: Path, epochs: int
+    dense: DenseModel,
+    plan: PruningPlan,
+    learnt: ImageSet,
+    later: ImageSet | None,
+    held_out: ImageSet,
+    args: argparse.Namespace,
+) -> _Taught:
+    """Return the gate of a plan; with later images that of the plan whose counts fit the first one."""
+    folder = folder_of(args.work, plan)
+    first = f"{len(learnt)}-{len(held_out)}-{args.epochs}"
+
+    def examples_of_first() -> dict[int, SiteExamples]:
+        return load_examples(dense, GatedViT(dense.module, plan, make_token_gate(plan)), learnt, folder / "learnt")
+
+    gate, seconds = _taught_in(folder / f"gate-{first}.pt", plan, lambda: [examples_of_first()], args.epochs)
+    if later is None:
+        return _Taught(plan, gate, seconds)
+    path = folder / f"counts-{first}-{len(later)}.json"
+    if not path.exists():
+        _fit(dense, plan, gate, later, held_out).write(path)
+    fitted = PruningPlan.read(path)
+    own = folder_of(args.work, fitted)
+
+    def every_lot() -> list[dict[int, SiteExamples]]:
+        model = GatedViT(dense.module, fitted, gate).eval()
+        return [examples_of_first(), load_examples(dense, model, later, own / f"later-{first}", by_gate=True)]
+
+    second, more = _taught_in(own / f"gate-{_trained(args)}.pt", fitted, every_lot, args.epochs)
+    return _Taught(fitted, second, seconds + more)
+
+
+def _fit(dense: DenseModel, plan: PruningPlan, gate: TokenGate, later: ImageSet, held_out: ImageSet) -> PruningPlan:
+    """Return the plan with counts that fit a gate, found on some of the images that it did not learn from."""
+    some, _ = split(later, min(FITTED_ON, len(later)), 0)
+    sought, deciding = (load_plan_images(dense, part, make_settings(dense.shape.depth)) for part in (some, held_out))
+    found = fitted_plan(plan, gate, sought, deciding, CostModel(plan.shape), FitEffort(most_tried=MOST_TRIED))
+    print(f"{plan.label}: tokens by site {found.sites} for {plan.sites}", flush=True)
+    return found
+
+
+def _taught_in(
+    path: Path, plan: PruningPlan, lots: Callable[[], list[dict[int, SiteExamples]]], epochs: int
 ) -> tuple[TokenGate, float]:
-    """Return the gate of a plan, and the seconds that its training took, scores apart."""
-    folder = folder_of(work, plan)
-    path = folder / f"gate-{len(learnt)}-{len(held_out)}-{epochs}.pt"
+    """Return the gate that ``path`` holds and the seconds that its training took, or teach and store it."""
     torch.manual_seed(0)
     gate = make_token_gate(plan)
-    model = GatedViT(dense.module, plan, gate)
-    if path.exists():
-        stored = torch.load(path)
-        gate.load_state_dict(stored["gate"])
-        return gate.eval(), stored["seconds"]
-    examples = load_examples(dense, model, learnt, folder / "learnt")
-    others = load_examples(dense, model, held_out, folder / "held_out")
-    start = time.monotonic()
-    distil(gate, examples, DistilSettings(epochs=epochs))
-    seconds = time.monotonic() - start
-    for site, found in others.items():
-        quality, own = (site_quality(gate, site, one, model.num_keep[site]) for one in (found, examples[site]))
-        print(
-            f"{plan.label} block {site}: score mass kept {quality.mass_kept:.4f} of {quality.best_mass_kept:.4f}, "
-            f"of images learnt from {own.mass_kept:.4f} of {own.best_mass_kept:.4f}",
-            flush=True,
-        )
-    with new_file(path, force=False) as temporary:
-        torch.save({"gate": gate.state_dict(), "seconds": seconds}, temporary)
-    return gate.eval(), seconds
+    if not path.exists():
+        found = lots()
+        start = time.monotonic()
+        distil(gate, found, DistilSettings(epochs=epochs))
+        seconds = time.monotonic() - start
+        with new_file(path, force=False) as temporary:
+            torch.save({"gate": gate.state_dict(), "seconds": seconds}, temporary)
+    stored = torch.load(path)
+    gate.load_state_dict(stored["gate"])
+    return gate.eval(), stored["seconds"]
 
 
 def folder_of(work: Path, plan: PruningPlan) -> Path:
@@ -212,8 +268,10 @@ def folder_of(work: Path, plan: PruningPlan) -> Path:
     return work / f"{plan.label}-{plan.digest()[:8]}"
 
 
-def load_examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: Path) -> dict[int, SiteExamples]:
-    """Return examples of the images, made in chunks that are stored."""
+def load_examples(
+    dense: DenseModel, model: GatedViT, images: ImageSet, folder: Path, *, by_gate: bool = False
+) -> dict[int, SiteExamples]:
+    """Return examples of the images, made in chunks that are stored; as ``collect_examples`` has it."""
     folder.mkdir(parents=True, exist_ok=True)
     settings = make_settings(dense.shape.depth)
     chunks = []
@@ -223,7 +281,7 @@ def load_examples(dense: DenseModel, model: GatedViT, images: ImageSet, folder: 
         path = folder / f"{part.sha256[:16]}.pt"
         if not path.exists():
             start = time.monotonic()
-            found = collect_examples(load_plan_images(dense, part, settings, batch_size=32), model)
+            found = collect_examples(load_plan_images(dense, part, settings, batch_size=32), model, by_gate=by_gate)
             with new_file(path, force=False) as temporary:
                 torch.save({site: (one.tokens, one.scores) for site, one in found.items()}, temporary)
             print(f"{len(part)} images scored in {time.monotonic() - start:.0f} s", flush=True)

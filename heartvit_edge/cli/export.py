@@ -69,6 +69,15 @@ def export(
             show_default=str(GATE_IMAGES),
         ),
     ] = None,
+    fit_counts: Annotated[
+        bool | None,
+        typer.Option(
+            "--fit-counts/--keep-counts",
+            help="Move tokens between a plan's sites, at no more cost, where --gate learned then loses less; not for "
+            "plans that are symmetric or nested, nor for adaptive forms.",
+            show_default="fitted with --gate learned, where that can be",
+        ),
+    ] = None,
     reduction: Annotated[
         gate_options.ReductionOption,
         typer.Option(
@@ -117,8 +126,9 @@ def export(
     """Score, plan, export and check MODEL, and write a budget pack: the dense model and one graph a budget.
 
     Plans are improved and checked by what they lose with the gate that the graphs will carry; before --gate learned is
-    taught, with the scores that teach it. Prints the path of the pack's manifest. Scores, plans and gates are kept
-    beside the pack and used again where model, images and settings are the same.
+    taught, with the scores that teach it, and then their token counts are fitted to it. Prints the path of the pack's
+    manifest. Scores, plans and gates are kept beside the pack and used again where model, images and settings are the
+    same.
 
     Example: heartvit-edge export deit_small_patch16_224 --data images/ --budget 0.7 --budget 0.5 --out pack
 
@@ -143,6 +153,7 @@ def export(
     if plan_images == 1:
         raise InputError("one image tells no error of what a plan loses", hint="--plan-images 64, or 0 for none")
     learns = gate_options.learns_gates(gate, gate_images, reduction, scorer if plan_images else None)
+    fits = gate_options.fits_counts(fit_counts, learns=learns, symmetric=symmetric, nested=nested, form=form.value)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
     asked = with_dynamo(find_target(target)) if dynamo else find_target(target)
@@ -168,7 +179,7 @@ def export(
         check_gate(chosen, given.dense.module)
     baselines: list[Baseline] = [name.value for name in baseline or ()]
     check_baselines(baselines, given.dense.module)
-    CostModel(given.dense.shape, unit_groups, settings.table)  # refuses a table that does not fit
+    cost = CostModel(given.dense.shape, unit_groups, settings.table)  # refuses a table that does not fit
     if given.num_used >= given.listing.num_images:
         check_wanted(budgets, settings, nested=nested, checked=False)
     past = given.num_used + (check_images if plan_images else 0)
@@ -197,7 +208,7 @@ def export(
         gates: dict[str, TokenGate] = {}
         if learns and any(found.sites for found in plans):
             lesson = draw_lesson(given.dense, given.listing, past, gate_images or GATE_IMAGES, seed)
-            gates = run_gates(lesson, plans, scores_folder / "gates", force=replace)
+            plans, gates = run_gates(lesson, plans, scores_folder / "gates", cost if fits else None, force=replace)
     except InputError as err:
         if scores is None or not (err.hint or "").startswith("name another folder"):
             raise

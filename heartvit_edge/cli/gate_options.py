@@ -10,6 +10,7 @@ from heartvit_edge.errors import InputError
 
 if TYPE_CHECKING:
     from heartvit_edge.gating.gate import GateName
+    from heartvit_edge.spec.pack import Form
 
 
 class ExportGate(str, Enum):
@@ -63,6 +64,26 @@ def learns_gates(
             hint=f"--scorer {RESCORERS[0]}, or --plan-images 0",
         )
     return True
+
+
+def fits_counts(asked: bool | None, *, learns: bool, symmetric: bool, nested: bool, form: Form) -> bool:
+    """Return whether token counts are fitted to the gates that learn: where it can be, unless asked otherwise.
+
+    Raises:
+        InputError: If it is asked for where it cannot be.
+    """
+    reasons = {
+        "counts are fitted to a gate that learns": not learns,
+        "a symmetric plan keeps the same share at every site": symmetric,
+        "a nested plan keeps what a smaller one keeps": nested,
+        f"--form {form} has its counts set as it runs": form != "static",
+    }
+    reason = next((text for text, holds in reasons.items() if holds), None)
+    if asked and reason is not None:
+        raise InputError(
+            f"--fit-counts cannot be: {reason}", hint="leave it out" if learns else "--gate learned --fit-counts"
+        )
+    return reason is None if asked is None else asked
 
 
 def gate_name(gate: ExportGate | None) -> GateName | None:

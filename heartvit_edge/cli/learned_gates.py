@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from heartvit_edge.cli.console import progress_bar, say
+from heartvit_edge.cli.make_plans import describe_sites
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.gate import TrainedGate
 
 if TYPE_CHECKING:
+    from heartvit_edge.allocation.limits import CostModel
     from heartvit_edge.data.images import ImageSet
     from heartvit_edge.data.listing import Listing
     from heartvit_edge.gating.distil import DistilSettings
@@ -30,6 +32,7 @@ FEWEST_STEPS = 7
 """Steps an epoch, where batches need not be smaller than the smallest for that."""
 HELD_OUT_PART = 8
 """One image of so many is held out, to measure the gate on."""
+OTHER_FOLDER = "name another folder with --scores, or add --force"
 
 
 @dataclass(frozen=True)
@@ -113,40 +116,67 @@ def draw_lesson(dense: DenseModel, listing: Listing, used: int, count: int, seed
     return Lesson(dense, learning, held_out, replace(usual, batch_size=batch_size))
 
 
-def run_gates(lesson: Lesson, plans: Sequence[PruningPlan], folder: Path, *, force: bool) -> dict[str, TokenGate]:
-    """Return the gate of each plan that drops tokens, by its label; those that ``folder`` lacks are stored there.
+def run_gates(
+    lesson: Lesson, plans: Sequence[PruningPlan], folder: Path, cost: CostModel | None, *, force: bool
+) -> tuple[list[PruningPlan], dict[str, TokenGate]]:
+    """Return the plans, with counts that fit their gates, and the gate of each that drops tokens, by its label.
+
+    Gates that ``folder`` lacks are taught and stored there.
+
+    Args:
+        lesson: What gates are taught with.
+        plans: Plans of the same model under different budgets.
+        folder: Where gates are stored.
+        cost: What plans cost; None: their counts stay.
+        force: Replace gates that learnt otherwise.
 
     Raises:
         InputError: If ``folder`` holds a gate that learnt otherwise and ``force`` is not set.
         CheckError: If one was altered.
     """
-    return {plan.label: _run_gate(lesson, plan, folder, force=force) for plan in plans if plan.sites}
+    found, gates = [], {}
+    for plan in plans:
+        if not plan.sites:
+            found.append(plan)
+            continue
+        own, gates[plan.label] = _run_gate(lesson, plan, folder, cost, force=force)
+        found.append(own)
+    return found, gates
 
 
-def _run_gate(lesson: Lesson, plan: PruningPlan, folder: Path, *, force: bool) -> TokenGate:
+def _run_gate(
+    lesson: Lesson, plan: PruningPlan, folder: Path, cost: CostModel | None, *, force: bool
+) -> tuple[PruningPlan, TokenGate]:
     from heartvit_edge.gating.learn import learn_gate
-    from heartvit_edge.gating.stored import gate_path, load_gate, write_gate
+    from heartvit_edge.gating.stored import gate_path, load_gate, load_gate_plan, write_gate
 
     path = gate_path(folder, plan)
     if path.exists() and not force:
         found = TrainedGate.read(path)
+        own = load_gate_plan(path)
         if not _fits(found, lesson, plan):
+            raise InputError(f"{path} learnt for another plan, or from other images or settings", hint=OTHER_FOLDER)
+        if cost is None and own != plan:
             raise InputError(
-                f"{path} learnt for another plan, or from other images or settings",
-                hint="name another folder with --scores, or add --force",
+                f"{path} has token counts fitted to it, and --keep-counts asks for the plan's", hint=OTHER_FOLDER
             )
         say(f"gate {path} fits and is used again")
         say(describe(found))
-        return load_gate(path, plan)
-    learned = learn_gate(plan, *lesson.loaded, lesson.settings)
-    found = write_gate(folder, plan, learned, lesson.settings, lesson.images.ref(), lesson.held_out.ref(), force=force)
+        return own, load_gate(path, own)
+    images, held_out = lesson.images.ref(), lesson.held_out.ref()
+    learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost)
+    if learned.plan != plan:
+        own = learned.plan.model_copy(update={"refined_on": images, "decided_on": held_out})
+        learned = replace(learned, plan=own)
+        say(f"{plan.label}: counts fitted to its gate: {describe_sites(own)} for {describe_sites(plan)}")
+    found = write_gate(folder, plan, learned, lesson.settings, images, held_out, force=force)
     say(describe(found))
-    return learned.gate
+    return learned.plan, learned.gate
 
 
 def _fits(found: TrainedGate, lesson: Lesson, plan: PruningPlan) -> bool:
     """Return whether a stored gate learnt for this plan, from the same images, in the same way."""
-    return (found.plan_sha256, found.images, found.held_out, found.settings) == (
+    return (found.fitted_from_sha256, found.images, found.held_out, found.settings) == (
         plan.digest(),
         lesson.images.ref(),
         lesson.held_out.ref(),
@@ -165,5 +195,6 @@ def describe(found: TrainedGate) -> str:
         f"{found.plan_label}: its gate keeps, of the scores' sum and of the most there is, {sites}; with it the plan "
         f"loses {answers.kl_nats:.3g} ± {answers.kl_stderr_nats:.2g} nats with {agreement:.3f} agreement on "
         f"{answers.num_images} held-out images; {found.macs_fraction:.2%} of the dense MACs, {found.hidden_units} "
-        f"hidden units; {found.scoring_s:.0f} s of scoring, {found.training_s:.0f} s of training"
+        f"hidden units; {found.scoring_s:.0f} s of scoring, {found.fitting_s:.0f} s of fitting counts, "
+        f"{found.training_s:.0f} s of training"
     )

@@ -161,13 +161,17 @@ def _fits(stored: PruningPlan, request: Request) -> bool:
     return made_of and asked and (measured or stored.is_dense)
 
 
+def describe_sites(found: PruningPlan) -> str:
+    """Return in words what tokens a plan leaves."""
+    return ", ".join(f"{count} tokens from block {site}" for site, count in found.sites.items()) or "all tokens"
+
+
 def _describe(found: PruningPlan) -> str:
     """Return a plan in one line."""
-    sites = ", ".join(f"{count} tokens from block {site}" for site, count in found.sites.items()) or "all tokens"
     heads = sum(len(block.kept_heads) for block in found.blocks)
     loss = "unknown" if found.predicted_loss_nats is None else f"{found.predicted_loss_nats:.3g} nats"
     line = (
-        f"{found.label}: {found.macs_fraction:.3f} of {found.dense_macs / 1e9:.2f} GMACs, {sites}, "
+        f"{found.label}: {found.macs_fraction:.3f} of {found.dense_macs / 1e9:.2f} GMACs, {describe_sites(found)}, "
         f"{heads} of {found.shape.depth * found.shape.num_heads} heads, "
         f"predicted loss {loss}"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -52,7 +52,7 @@ class SiteQuality:
 
 def distil(
     gate: TokenGate,
-    examples: Mapping[int, SiteExamples],
+    lots: Sequence[Mapping[int, SiteExamples]],
     settings: DistilSettings,
     advance: Callable[[int], None] = lambda _: None,
 ) -> None:
@@ -60,23 +60,24 @@ def distil(
 
     Args:
         gate: Its weights are changed; it stays on its device.
-        examples: Site to its examples.
+        lots: Site to its examples, once or more; lots may differ in tokens. What the gate meets at run time comes last:
+            to that its scores are calibrated.
         settings: How.
         advance: Told of images done; there are epochs x sites x images of them, but for what fills no batch.
     """
-    for site, found in examples.items():
-        _distil_site(gate, site, found, settings, advance)
-        _calibrate(gate, site, found)
+    for site in lots[-1]:
+        _distil_site(gate, site, [lot[site] for lot in lots], settings, advance)
+        _calibrate(gate, site, lots[-1][site])
 
 
 def _distil_site(
-    gate: TokenGate, site: int, examples: SiteExamples, settings: DistilSettings, advance: Callable[[int], None]
+    gate: TokenGate, site: int, lots: Sequence[SiteExamples], settings: DistilSettings, advance: Callable[[int], None]
 ) -> None:
     network, parameter = gate.network(site), next(gate.parameters())
-    logs = log_nats(examples.scores)
-    mean, spread = logs.mean(), logs.std()
-    batch = min(settings.batch_size, len(examples))
-    steps = settings.epochs * (len(examples) // batch)
+    logs = [log_nats(examples.scores) for examples in lots]
+    every = torch.cat([one.flatten() for one in logs])
+    mean, spread = every.mean(), every.std()
+    steps = settings.epochs * sum(len(examples) // min(settings.batch_size, len(examples)) for examples in lots)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=max(steps, FEWEST_STEPS), pct_start=0.1
@@ -84,12 +85,10 @@ def _distil_site(
     draws = torch.Generator().manual_seed(settings.seed)
     network.train()
     for _ in range(settings.epochs):
-        for rows in torch.randperm(len(examples), generator=draws).split(batch):
-            if len(rows) < batch:
-                continue
-            found = network(examples.tokens[rows].to(parameter), num_prefix=gate.num_prefix)
-            target = ((logs[rows] - mean) / spread).to(parameter)
-            loss = ranking_loss(found, examples.scores[rows].to(parameter))
+        for lot, rows in _batches(lots, settings.batch_size, draws):
+            found = network(lots[lot].tokens[rows].to(parameter), num_prefix=gate.num_prefix)
+            target = ((logs[lot][rows] - mean) / spread).to(parameter)
+            loss = ranking_loss(found, lots[lot].scores[rows].to(parameter))
             loss = loss + settings.regression * ((found / 2 - target) ** 2).mean()
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -97,6 +96,18 @@ def _distil_site(
             schedule.step()
             advance(len(rows))
     network.eval()
+
+
+def _batches(lots: Sequence[SiteExamples], batch_size: int, draws: torch.Generator) -> list[tuple[int, Tensor]]:
+    """Return whole batches of one lot each, as its position and rows, in an order drawn over all lots."""
+    found = []
+    for lot, examples in enumerate(lots):
+        size = min(batch_size, len(examples))
+        rows = torch.randperm(len(examples), generator=draws).split(size)
+        found += [(lot, part) for part in rows if len(part) == size]
+    if len(lots) == 1:
+        return found
+    return [found[position] for position in torch.randperm(len(found), generator=draws).tolist()]
 
 
 def ranking_loss(found: Tensor, scores: Tensor) -> Tensor:

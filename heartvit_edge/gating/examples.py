@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.token_gate import TokenGate
@@ -39,22 +39,24 @@ class SiteExamples:
         return len(self.scores)
 
 
-def collect_examples(images: PlanImages, model: GatedViT) -> dict[int, SiteExamples]:
+def collect_examples(images: PlanImages, model: GatedViT, *, by_gate: bool = False) -> dict[int, SiteExamples]:
     """Return examples at each site of a plan.
 
-    From one site to the next tokens go as the scores have it, times random factors: a gate errs, and its later
-    networks see what its earlier ones left. Those are what a gate's errors are like, without a gate.
+    A gate errs, and its later networks see what its earlier ones left. Where there is no gate yet, tokens go from one
+    site to the next as the scores have it, times random factors, which is what a gate's errors are like.
 
     Args:
         images: The images, and the seed of the factors; their batches stay in memory, so take some thousands at most.
-        model: The gated model; its gate is not asked.
+        model: The gated model.
+        by_gate: Let tokens go as the model's gate has it.
     """
+    gate = model.gate if by_gate else None
     found: dict[int, list[SiteExamples]] = {site: [] for site in model.num_keep}
     first = 0
     with images.watch("scoring tokens for the gate", images.num_images) as advance:
         for batch in images.batches:
             draws = [image_generator(images.settings.seed, RESCORING, first + row) for row in range(len(batch))]
-            for site, examples in _collect_batch(model.backbone, model.num_keep, batch, draws).items():
+            for site, examples in _collect_batch(model.backbone, model.num_keep, batch, draws, gate).items():
                 found[site].append(examples)
             first += len(batch)
             advance(len(batch))
@@ -62,7 +64,11 @@ def collect_examples(images: PlanImages, model: GatedViT) -> dict[int, SiteExamp
 
 
 def _collect_batch(
-    model: VisionTransformer, num_keep: Mapping[int, int], batch: Tensor, draws: Sequence[torch.Generator]
+    model: VisionTransformer,
+    num_keep: Mapping[int, int],
+    batch: Tensor,
+    draws: Sequence[torch.Generator],
+    gate: nn.Module | None,
 ) -> dict[int, SiteExamples]:
     prefix = model.num_prefix_tokens
     with torch.no_grad():
@@ -72,12 +78,18 @@ def _collect_batch(
         if index in num_keep:
             scores = _scores_at(model, tokens, index)
             found[index] = SiteExamples(tokens.half().cpu(), scores.float().cpu())
-            factors = torch.stack([torch.randn(scores.shape[1], generator=draw) for draw in draws])
-            noisy = scores.clamp_min(torch.finfo(scores.dtype).tiny).log() + NOISE * factors.to(scores)
-            tokens = keep_tokens(tokens, noisy.topk(num_keep[index], dim=1).indices.sort(dim=1).values, prefix)
+            with torch.no_grad():
+                order = _noisy(scores, draws) if gate is None else gate(index, tokens)
+            tokens = keep_tokens(tokens, order.topk(num_keep[index], dim=1).indices.sort(dim=1).values, prefix)
         with torch.no_grad():
             tokens, _ = run_block(block, tokens)
     return found
+
+
+def _noisy(scores: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
+    """Return the logarithms of scores (B, P) with noise, one generator an image."""
+    factors = torch.stack([torch.randn(scores.shape[1], generator=draw) for draw in draws])
+    return scores.clamp_min(torch.finfo(scores.dtype).tiny).log() + NOISE * factors.to(scores)
 
 
 def _scores_at(model: VisionTransformer, tokens: Tensor, site: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The stored form of a gate that learnt: what is known of it as JSON, its tensors as safetensors beside that."""
+"""The stored form of a gate that learnt: what is known of it as JSON, beside that its plan, and its tensors."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def write_gate(
 ) -> TrainedGate:
     """Store a gate in ``folder`` and return what is known of it.
 
-    The tensors are written first, and a gate is there once its JSON is: tensors alone are what an interruption left.
+    Tensors and plan are written first, and a gate is there once its JSON is: they alone are what an interruption left.
 
     Args:
         folder: Where gates are stored, named by their plans.
-        plan: Whose tokens it chooses.
-        learned: The gate.
+        plan: The plan that a gate was asked for.
+        learned: The gate, and the plan that it is for.
         settings: How it learnt.
         images: What it learnt from.
         held_out: What it was measured on.
@@ -54,24 +54,28 @@ def write_gate(
     """
     path = gate_path(folder, plan)
     refuse_existing(path, force=force)
-    weights = folder / f"{plan.label}.safetensors"
+    weights, own = folder / f"{plan.label}.safetensors", folder / f"{plan.label}.plan.json"
     path.unlink(missing_ok=True)
     save_gate(learned.gate, weights)
+    learned.plan.write(own, force=True)
     found = TrainedGate(
         source=plan.source,
         shape=plan.shape,
         plan_label=plan.label,
-        plan_sha256=plan.digest(),
+        plan_sha256=learned.plan.digest(),
+        fitted_from_sha256=plan.digest(),
         images=images,
         held_out=held_out,
         settings=tuple(asdict(settings).items()),
         hidden_units=hidden_units(learned.gate),
-        macs=macs_of_gate(learned.gate, plan),
+        macs=macs_of_gate(learned.gate, learned.plan),
         dense_macs=plan.dense_macs,
         sites=learned.sites,
         answers=learned.answers,
         scoring_s=learned.scoring_s,
         training_s=learned.training_s,
+        fitting_s=learned.fitting_s,
+        plan=own.name,
         weights=weights.name,
         weights_sha256=sha256_file(weights),
         tool_version=__version__,
@@ -91,9 +95,23 @@ def load_gate(path: Path, plan: PruningPlan) -> TokenGate:
     if found.plan_sha256 != plan.digest():
         raise InputError(
             f"{path} is a gate for another plan ({found.plan_label} of {found.source.name}) than this {plan.label}",
-            hint="name the gate that was taught for this plan, or teach one: heartvit-edge export --gate learned",
+            hint=f"name the plan beside the gate, {path.parent / found.plan}, or teach a gate for this one: "
+            "heartvit-edge export --gate learned",
         )
     return load_gate_weights(path.parent / found.weights, found.weights_sha256, plan, AGAIN)
+
+
+def load_gate_plan(path: Path) -> PruningPlan:
+    """Return the plan of the gate that the JSON file at ``path`` describes.
+
+    Raises:
+        InputError: If a file is missing or malformed.
+        CheckError: If the plan was altered.
+    """
+    found = TrainedGate.read(path)
+    plan = path.parent / found.plan
+    check_sha256(plan, found.plan_sha256, AGAIN)
+    return PruningPlan.read(plan)
 
 
 def save_gate(gate: TokenGate, path: Path) -> None:

@@ -32,15 +32,16 @@ class GateSite(Spec):
 
 
 class TrainedGate(Artefact):
-    """A gate of one plan: ``<label>.json``, beside its tensors.
+    """A gate of one plan: ``<label>.json``, beside its tensors and that plan.
 
     Attributes:
         source: The dense model.
         shape: Its dimensions.
         plan_label: Label of the plan whose tokens it chooses.
         plan_sha256: That plan's digest.
-        images: The images it learnt from.
-        held_out: Other images, on which it was measured.
+        fitted_from_sha256: Digest of the plan that a gate was asked for: the same, or one with other token counts.
+        images: The images it learnt from; counts were fitted on half of them.
+        held_out: Other images, on which it was measured; they decided whether fitted counts were taken.
         settings: How it learnt: names and values of ``gating.distil.DistilSettings``.
         hidden_units: Hidden units of each site's network.
         macs: Multiply-accumulates of the gate for one image, over all sites.
@@ -49,18 +50,21 @@ class TrainedGate(Artefact):
         answers: What the plan answers on the held-out images with this gate choosing, beside the dense model.
         scoring_s: Seconds that taking the scores took.
         training_s: Seconds that learning from them took.
+        fitting_s: Seconds that fitting token counts to it took.
+        plan: File of the plan, beside this one.
         weights: File of the gate's tensors, beside this one.
         weights_sha256: Its hash.
         tool_version: heartvit-edge's own version.
     """
 
     schema_name: ClassVar[str] = "trained-gate"
-    schema_version: ClassVar[int] = 2  # gates of version 1 read attention too, and had weights for it
+    schema_version: ClassVar[int] = 3  # 1: gates read attention too; 2: no plan lay beside them
 
     source: ModelSource
     shape: ModelShape
     plan_label: str
     plan_sha256: str
+    fitted_from_sha256: str
     images: ImageSetRef
     held_out: ImageSetRef
     settings: tuple[tuple[str, int | float | str], ...]
@@ -71,6 +75,8 @@ class TrainedGate(Artefact):
     answers: Answers
     scoring_s: NonNegativeFloat
     training_s: NonNegativeFloat
+    fitting_s: NonNegativeFloat
+    plan: str
     weights: str
     weights_sha256: str
     tool_version: str

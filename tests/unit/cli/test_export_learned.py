@@ -16,6 +16,7 @@ from heartvit_edge.export.entries import planned_entries
 from heartvit_edge.export.finetuned import Tuned, with_finetuned
 from heartvit_edge.finetune.load import load_finetuned
 from heartvit_edge.gating.distil import DistilSettings
+from heartvit_edge.gating.fitted import with_fitted
 from heartvit_edge.gating.stored import load_gate
 from heartvit_edge.model.checkpoint import read_tensors, state_sha256
 from heartvit_edge.spec.files import sha256_file
@@ -93,7 +94,7 @@ def test_the_pack_carries_the_gate_that_learnt_for_the_plan_that_the_scores_made
     plan = PruningPlan.read(made / "pack.scores" / "plans" / f"{LABEL}.json")
     known = TrainedGate.read(made / "pack.scores" / "gates" / f"{LABEL}.json")
     assert (entry.gate, entry.plan, plan.chosen_by) == ("learned", plan, "scores")
-    assert known.plan_sha256 == plan.digest()
+    assert known.fitted_from_sha256 == known.plan_sha256 == plan.digest()  # noise: no other counts are surely better
     assert (known.images.num_images, known.held_out.num_images) == (32, 4)
     assert entry.gate_weights_sha256 == known.weights_sha256 == sha256_file(pack / entry.gate_weights)
     assert entry.gate_macs == known.macs
@@ -138,6 +139,76 @@ def test_a_gate_that_learnt_otherwise_is_refused_and_left_as_it_is(run, made, tm
     assert "hint: name another folder with --scores, or leave --scores out" in result.stderr
     assert path.read_bytes() == before
     assert not (tmp_path / "again").exists()
+
+
+@pytest.fixture
+def fitting(pack, monkeypatch):
+    """Let the search find that the first site should keep a token more, and the last one fewer."""
+
+    def found(plan, _gate, _images, _held_out, cost, _effort):
+        counts = {site: tokens - 1 for site, tokens in plan.sites.items()}
+        first, last = min(counts), max(counts)
+        return with_fitted(plan, counts | {first: counts[first] + 1, last: counts[last] - 1}, cost)
+
+    monkeypatch.setattr("heartvit_edge.gating.learn.fitted_plan", found)
+    return pack  # made with the search as it is
+
+
+def test_counts_that_fit_the_gate_are_those_of_the_pack_and_lie_beside_it(run, made, fitting, tmp_path):
+    again = ["--gate", "learned", "--scores", tmp_path / "scores", "--out"]
+    result = run("export", *again, tmp_path / "pack")
+    assert result.exit_code == 0, result.stderr
+    before = PruningPlan.read(tmp_path / "scores" / "plans" / f"{LABEL}.json")
+    assert before == PruningPlan.read(made / "pack.scores" / "plans" / f"{LABEL}.json")
+    entry, folder = BudgetPack.open(tmp_path / "pack").entry(LABEL), tmp_path / "scores" / "gates"
+    own, known = PruningPlan.read(folder / f"{LABEL}.plan.json"), TrainedGate.read(folder / f"{LABEL}.json")
+    first, last = min(before.sites), max(before.sites)
+    assert own.sites == before.sites | {first: before.sites[first] + 1, last: before.sites[last] - 1}
+    assert (entry.plan, own.chosen_by, own.check) == (own, "learned", None)
+    assert (own.refined_on, own.decided_on) == (known.images, known.held_out)
+    assert (known.plan_sha256, known.fitted_from_sha256) == (own.digest(), before.digest())
+    assert own.predicted_loss_nats == known.answers.kl_nats
+    assert f"{LABEL}: counts fitted to its gate: {own.sites[first]} tokens from block {first}" in result.stderr
+    assert entry.onnx_sha256 != BudgetPack.open(fitting).entry(LABEL).onnx_sha256
+    session = onnxruntime.InferenceSession(tmp_path / "pack" / f"{LABEL}.onnx", providers=["CPUExecutionProvider"])
+    kept = session.run([f"kept_{last}"], {"images": images(2).numpy()})[0]
+    assert kept.shape == (2, own.sites[last] - 1)
+    result = run("export", *again, tmp_path / "again")
+    assert result.exit_code == 0, result.stderr
+    assert f"gate {folder / LABEL}.json fits and is used again" in result.stderr
+    assert BudgetPack.open(tmp_path / "again").entry(LABEL).onnx_sha256 == entry.onnx_sha256
+    result = run("export", "--keep-counts", *again, tmp_path / "kept")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "has token counts fitted to it, and --keep-counts asks for the plan's" in result.stderr
+    words = ["--gate", folder / f"{LABEL}.json", "--gates-only", "--out", tmp_path / "run"]
+    result = run("finetune", folder / f"{LABEL}.plan.json", *words)
+    assert result.exit_code == 0, result.stderr
+    result = run("finetune", tmp_path / "scores" / "plans" / f"{LABEL}.json", *words)
+    assert result.exit_code == 2
+    assert f"hint: name the plan beside the gate, {folder / LABEL}.plan.json" in result.stderr
+
+
+def test_counts_are_kept_where_asked(run, fitting, tmp_path):
+    result = run("export", "--gate", "learned", "--keep-counts", "--out", tmp_path / "pack")
+    assert result.exit_code == 0, result.stderr
+    assert BudgetPack.open(tmp_path / "pack").entry(LABEL).plan == BudgetPack.open(fitting).entry(LABEL).plan
+
+
+UNFITTED = {
+    "no gate learns": ([], "counts are fitted to a gate that learns"),
+    "symmetric": (["--gate", "learned", "--symmetric"], "a symmetric plan keeps the same share at every site"),
+    "nested": (["--gate", "learned", "--nested"], "a nested plan keeps what a smaller one keeps"),
+    "adaptive": (["--gate", "learned", "--form", "adaptive-shape"], "--form adaptive-shape has its counts set"),
+}
+
+
+@pytest.mark.parametrize(("words", "reason"), UNFITTED.values(), ids=UNFITTED)
+def test_counts_that_cannot_be_fitted_exit_2_before_anything_is_scored(run, tmp_path, words, reason):
+    result = run("export", "--fit-counts", *words, "--out", tmp_path / "pack")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"--fit-counts cannot be: {reason}" in result.stderr
+    assert "hint: " in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_few_images_are_learnt_from_in_batches_that_leave_some_steps_an_epoch(inputs):

@@ -93,6 +93,18 @@ def test_the_draws_are_an_images_own_however_images_are_batched():
     assert not torch.equal(whole[3].tokens, other[3].tokens)
 
 
+def test_where_a_gate_leaves_tokens_its_later_sites_see_those():
+    given, model, _ = collected()
+    found = collect_examples(given, model, by_gate=True)
+    with torch.no_grad():
+        tokens, _ = run_block(model.backbone.blocks[0], embed(model.backbone, given.batches[0]))
+        kept = model.gate(1, tokens).topk(12, dim=1).indices.sort(dim=1).values
+        tokens = torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, kept[..., None].expand(-1, -1, tokens.shape[2]))], 1)
+        for block in model.backbone.blocks[1:3]:
+            tokens, _ = run_block(block, tokens)
+    torch.testing.assert_close(found[3].tokens.double(), tokens, rtol=1e-3, atol=2e-3)
+
+
 def _learnable(count=96, seed=0):
     """Return examples whose scores are a function of the tokens."""
     plan = plan_of(double_dense().shape, {2: 9})
@@ -110,7 +122,7 @@ def test_a_gate_learns_to_rank_and_to_say_nats():
     _, gate, train = _learnable()
     _, _, test = _learnable(seed=1)
     before = site_quality(gate, 2, test[2], 8)
-    distil(gate, train, SETTINGS)
+    distil(gate, [train], SETTINGS)
     after = site_quality(gate, 2, test[2], 8)
     assert after.best_mass_kept == before.best_mass_kept
     assert after.mass_kept > 0.97 * after.best_mass_kept > before.mass_kept
@@ -124,7 +136,7 @@ def test_the_same_seed_trains_the_same_gate():
     weights = []
     for _ in range(2):
         _, gate, train = _learnable()
-        distil(gate, train, DistilSettings(epochs=2, batch_size=16))
+        distil(gate, [train], DistilSettings(epochs=2, batch_size=16))
         weights.append(torch.cat([value.flatten() for value in gate.parameters()]))
     assert torch.equal(*weights)
 
@@ -132,22 +144,36 @@ def test_the_same_seed_trains_the_same_gate():
 def test_progress_counts_the_images_of_every_epoch_that_fill_a_batch():
     _, gate, train = _learnable(40)
     seen = []
-    distil(gate, train, DistilSettings(epochs=3, batch_size=16), seen.append)
+    distil(gate, [train], DistilSettings(epochs=3, batch_size=16), seen.append)
     assert sum(seen) == 3 * 32
 
 
 def test_as_few_steps_as_there_are_epochs_train_too():
     _, gate, train = _learnable(12)
     before = gate.network(2).patch.weight.clone()
-    distil(gate, train, DistilSettings(epochs=10, batch_size=16))
+    distil(gate, [train], DistilSettings(epochs=10, batch_size=16))
     assert all(bool(value.isfinite().all()) for value in gate.parameters())
     assert not torch.equal(gate.network(2).patch.weight, before)
+
+
+def test_lots_of_other_tokens_teach_together_and_nats_are_the_last_ones():
+    _, gate, first = _learnable(48)
+    _, _, whole = _learnable(32, seed=1)
+    last = {2: SiteExamples(whole[2].tokens[:, :12], 100 * whole[2].scores[:, :11])}
+    untaught = [site_quality(gate, 2, lot[2], 5) for lot in (first, last)]
+    seen = []
+    distil(gate, [first, last], SETTINGS, seen.append)
+    assert sum(seen) == 30 * (48 + 32)
+    for before, lot in zip(untaught, (first, last), strict=True):
+        assert site_quality(gate, 2, lot[2], 5).mass_kept > before.mass_kept
+    errors = [float((scores_of(gate, 2, lot[2]) - log_nats(lot[2].scores)).mean()) for lot in (first, last)]
+    assert abs(errors[1]) < 1e-3 < abs(errors[0])
 
 
 def test_fewer_examples_than_a_batch_are_a_batch():
     _, gate, train = _learnable(5)
     seen = []
-    distil(gate, train, DistilSettings(epochs=3, batch_size=16), seen.append)
+    distil(gate, [train], DistilSettings(epochs=3, batch_size=16), seen.append)
     assert seen == [5, 5, 5]
 
 

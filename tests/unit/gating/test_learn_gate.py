@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 import torch
 from fakes.small_scores import image_set, tiny_dense
 from fakes.tiny_vit import plan_of
 
+from heartvit_edge.allocation.cost import plan_macs
+from heartvit_edge.allocation.fit_counts import FitEffort
+from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.errors import CheckError, InputError
 from heartvit_edge.gating.distil import DistilSettings, site_quality
 from heartvit_edge.gating.examples import collect_examples
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import answers_of, learn_gate, macs_of_gate
-from heartvit_edge.gating.stored import gate_path, load_gate, write_gate
+from heartvit_edge.gating.stored import gate_path, load_gate, load_gate_plan, write_gate
 from heartvit_edge.gating.token_gate import gate_macs
 from heartvit_edge.sensitivity.plan_images import load_plan_images
 from heartvit_edge.spec.gate import TrainedGate
@@ -31,15 +35,16 @@ def parts():
     return tuple(load_plan_images(tiny_dense(), images, settings) for images in (TEACHING, OTHERS))
 
 
-def plan(patches_at=None):
+def plan(patches_at=None, limit=0.5):
     dense = tiny_dense()
     sites = {site: 1 + kept for site, kept in (patches_at or {1: 11, 3: 4}).items()}
-    return plan_of(dense.shape, sites, HEADS, source=dense.source)
+    return plan_of(dense.shape, sites, HEADS, source=dense.source, limit=limit)
 
 
 @pytest.fixture(scope="module")
 def learned(parts):
-    ticks = iter([10.0, 13.0, 14.5])
+    spent = [1, 2, 4, 8, 16, 32]  # scoring, training, fitting, scoring, training, scoring
+    ticks = accumulate(number for seconds in spent for number in (100, seconds))
     return learn_gate(plan(), *parts, SETTINGS, clock=lambda: next(ticks))
 
 
@@ -49,7 +54,7 @@ def tensors(gate):
 
 def test_what_is_known_of_a_gate_is_measured_on_the_held_out_images(learned, parts):
     model = GatedViT(tiny_dense().module, plan(), learned.gate).eval()
-    others = collect_examples(parts[1], model)
+    others = collect_examples(parts[1], model, by_gate=True)
     for site, num_keep in ((1, 11), (3, 4)):
         found = next(one for one in learned.sites if one.block == site)
         quality = site_quality(learned.gate, site, others[site], num_keep)
@@ -67,7 +72,7 @@ def test_what_is_known_of_a_gate_is_measured_on_the_held_out_images(learned, par
 
 
 def test_scoring_and_training_are_timed_apart(learned):
-    assert (learned.scoring_s, learned.training_s) == (3.0, 1.5)
+    assert (learned.scoring_s, learned.training_s, learned.fitting_s) == (1 + 8 + 32, 2 + 16, 4)
 
 
 def test_the_seed_draws_the_first_weights_whatever_was_drawn_before(parts, learned):
@@ -82,8 +87,59 @@ def test_a_gate_that_learnt_ranks_what_it_learnt_from_better_than_it_did_before(
     seen = parts[0], parts[0]  # noise has nothing that would tell of other images
     untaught = learn_gate(plan(), *seen, DistilSettings(epochs=1, batch_size=12, learning_rate=1e-12, seed=5))
     for before, after in zip(untaught.sites, learn_gate(plan(), *seen, SETTINGS).sites, strict=True):
-        assert before.best_mass_kept == after.best_mass_kept
-        assert after.mass_kept > before.mass_kept
+        assert after.mass_kept / after.best_mass_kept > before.mass_kept / before.best_mass_kept
+
+
+def test_the_second_half_teaches_on_the_tokens_that_the_first_gate_leaves(parts, monkeypatch):
+    asked = []
+
+    def collect(images, model, *, by_gate=False):
+        asked.append((images.num_images, None if not by_gate else tensors(model.gate)))
+        return collect_examples(images, model, by_gate=by_gate)
+
+    monkeypatch.setattr("heartvit_edge.gating.learn.collect_examples", collect)
+    found = learn_gate(plan(), *parts, SETTINGS)
+    (first, nobody), (second, leaving), (held_out, last) = asked
+    assert (first, second, held_out, nobody) == (16, 8, 8, None)
+    assert torch.equal(last, tensors(found.gate))
+    assert not torch.equal(leaving, last)
+    alone = learn_gate(plan(), parts[0].parts(2)[0], parts[1], SETTINGS)  # one batch: the first gate is the last
+    assert torch.equal(leaving, tensors(alone.gate))
+
+
+def test_without_costs_counts_stay_and_the_plan_is_the_one_asked_for(learned):
+    assert learned.plan == plan()
+
+
+ROOMY = plan(limit=0.9)
+EFFORT = FitEffort(most_tried=20)
+
+
+@pytest.fixture(scope="module")
+def fitted(parts):
+    return learn_gate(ROOMY, parts[0], parts[0], SETTINGS, CostModel(ROOMY.shape), effort=EFFORT)
+
+
+def test_counts_fit_the_gate_within_the_budget_and_the_plan_says_what_chose(fitted, parts):
+    own = fitted.plan
+    assert list(own.sites) == [1, 3]
+    assert own.sites != ROOMY.sites
+    assert own.macs == plan_macs(own.shape, own.blocks) <= 0.9 * own.dense_macs
+    assert [block.kept_heads for block in own.blocks] == [block.kept_heads for block in ROOMY.blocks]
+    assert (own.budgets, own.chosen_by, own.check) == (ROOMY.budgets, "learned", None)
+    answers = answers_of(GatedViT(tiny_dense().module, own, fitted.gate).eval(), parts[0])
+    assert fitted.answers == answers
+    assert (own.predicted_loss_nats, own.predicted_loss_stderr_nats) == (answers.kl_nats, answers.kl_stderr_nats)
+    assert [site.num_keep for site in fitted.sites] == [count - 1 for count in own.sites.values()]
+
+
+def test_fitted_counts_are_left_where_they_lose_no_less_on_the_held_out_images(parts, monkeypatch):
+    def same(model, images):
+        return answers_of(model, images).model_copy(update={"kl_nats": 0.5})
+
+    monkeypatch.setattr("heartvit_edge.gating.learn.answers_of", same)
+    found = learn_gate(ROOMY, parts[0], parts[0], SETTINGS, CostModel(ROOMY.shape), effort=EFFORT)
+    assert found.plan == ROOMY
 
 
 def stored(folder, learned, of=None, **given):
@@ -107,6 +163,22 @@ def test_the_macs_are_those_of_the_gates_networks_with_the_tokens_that_enter_the
     assert found.macs == gate_macs(plan().shape, [16, 11], found.hidden_units)
     assert found.macs == macs_of_gate(learned.gate, plan())
     assert found.macs_fraction == found.macs / plan().dense_macs
+
+
+def test_the_plan_with_fitted_counts_lies_beside_its_gate(tmp_path, fitted):
+    found = stored(tmp_path, fitted, ROOMY)
+    path = gate_path(tmp_path, ROOMY)
+    assert (found.plan, found.fitted_from_sha256) == ("macs-0.9.plan.json", ROOMY.digest())
+    assert found.plan_sha256 == fitted.plan.digest() != ROOMY.digest()
+    assert load_gate_plan(path) == fitted.plan
+    assert torch.equal(tensors(load_gate(path, fitted.plan)), tensors(fitted.gate))
+    assert found.macs == macs_of_gate(fitted.gate, fitted.plan)
+    with pytest.raises(InputError, match="is a gate for another plan") as caught:
+        load_gate(path, ROOMY)
+    assert f"name the plan beside the gate, {tmp_path / found.plan}" in caught.value.hint
+    (tmp_path / found.plan).write_text(ROOMY.to_json())
+    with pytest.raises(CheckError, match="was altered"):
+        load_gate_plan(path)
 
 
 def test_a_gate_of_another_plan_is_refused(tmp_path, learned):
