@@ -161,16 +161,18 @@ def _run_gate(
                 f"{path} has token counts fitted to it, and --keep-counts asks for the plan's", hint=OTHER_FOLDER
             )
         say(f"gate {path} fits and is used again")
-        say(describe(found))
+        tell_gate(found, own)
         return own, load_gate(path, own)
     images, held_out = lesson.images.ref(), lesson.held_out.ref()
     learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost)
     if learned.plan != plan:
         own = learned.plan.model_copy(update={"refined_on": images, "decided_on": held_out})
         learned = replace(learned, plan=own)
-        say(f"{plan.label}: counts fitted to its gate: {describe_sites(own)} for {describe_sites(plan)}")
+        say(f"{plan.label}: counts fitted to its gate: {describe_sites(own)}, in place of {describe_sites(plan)}")
+    elif cost is not None:
+        say(f"{plan.label}: no other counts were found that lose less with its gate")
     found = write_gate(folder, plan, learned, lesson.settings, images, held_out, force=force)
-    say(describe(found))
+    tell_gate(found, learned.plan)
     return learned.plan, learned.gate
 
 
@@ -182,6 +184,18 @@ def _fits(found: TrainedGate, lesson: Lesson, plan: PruningPlan) -> bool:
         lesson.held_out.ref(),
         tuple(asdict(lesson.settings).items()),
     )
+
+
+def tell_gate(found: TrainedGate, plan: PruningPlan) -> None:
+    """Say what is known of a gate, and whether its plan loses more with it than its budget allows."""
+    say(describe(found))
+    allowed = next((budget.limit for budget in plan.budgets if budget.quantity == "loss-nats"), None)
+    loses = found.answers.kl_nats + found.answers.kl_stderr_nats
+    if allowed is not None and loses > allowed:
+        say(
+            f"{plan.label}: with its gate it loses up to {loses:.3g} nats, over its budget of {allowed:g}, which holds "
+            "with the scores choosing; fine-tune it (heartvit-edge finetune), or ask for a smaller loss"
+        )
 
 
 def describe(found: TrainedGate) -> str:

@@ -8,6 +8,8 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from fakes.finetune_runs import entry
+from fakes.learned import trained_gate
 from fakes.tiny_vit import IMG_SIZE, images, load_tiny, model_options, write_weights
 
 from heartvit_edge.cli import learned_gates
@@ -19,6 +21,7 @@ from heartvit_edge.gating.distil import DistilSettings
 from heartvit_edge.gating.fitted import with_fitted
 from heartvit_edge.gating.stored import load_gate
 from heartvit_edge.model.checkpoint import read_tensors, state_sha256
+from heartvit_edge.spec.budget import Budget
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.finetune import FINETUNE, FinetuneRun
 from heartvit_edge.spec.gate import TrainedGate
@@ -192,6 +195,17 @@ def test_counts_are_kept_where_asked(run, fitting, tmp_path):
     result = run("export", "--gate", "learned", "--keep-counts", "--out", tmp_path / "pack")
     assert result.exit_code == 0, result.stderr
     assert BudgetPack.open(tmp_path / "pack").entry(LABEL).plan == BudgetPack.open(fitting).entry(LABEL).plan
+
+
+@pytest.mark.parametrize(("allowed", "over"), [(0.99, True), (1.01, False)])
+def test_a_gate_over_its_plans_loss_budget_is_told(capsys, allowed, over):
+    found = trained_gate()
+    loses = found.answers.kl_nats + found.answers.kl_stderr_nats
+    budget = Budget(quantity="loss-nats", limit=allowed * loses)
+    learned_gates.tell_gate(found, entry().plan.model_copy(update={"budgets": (budget,)}))
+    said = capsys.readouterr().err
+    assert f"loses {found.answers.kl_nats:.3g} ± " in said
+    assert (f"over its budget of {budget.limit:g}, which holds with the scores choosing" in said) is over
 
 
 UNFITTED = {
