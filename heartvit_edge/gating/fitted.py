@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.allocation.device_cost import staircase
-from heartvit_edge.allocation.fit_counts import DEFAULT_FIT, FitEffort, FittedCounts, RunCounts, fit_counts, with_counts
+from heartvit_edge.allocation.fit_counts import DEFAULT_FIT, FitEffort, FittedCounts, fit_counts, with_counts
 from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.allocation.routing import Counts
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.token_gate import TokenGate
+from heartvit_edge.gating.token_gate import TokenGate, entering
 from heartvit_edge.model.forward import classify
 from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages
@@ -47,9 +49,9 @@ def fit_to_gate(
         return fit_counts(
             plan,
             cost,
-            [_runs(model, part) for part in images.parts(PARTS)],
+            [partial(_losses_at, model, part) for part in images.parts(PARTS)],
             candidates=staircase(cost.table, plan.shape.num_heads) if cost.table else None,
-            most_entering=_entering(plan),
+            most_entering=sum(entering(plan)),
             effort=effort,
             advance=advance,
         )
@@ -83,20 +85,9 @@ def with_fitted(plan: PruningPlan, counts: Counts, cost: CostModel) -> PruningPl
     )
 
 
-def _entering(plan: PruningPlan) -> int:
-    return sum(plan.blocks[site - 1].num_tokens - plan.shape.num_prefix_tokens for site in plan.sites)
-
-
-def _runs(model: GatedViT, images: PlanImages) -> RunCounts:
-    def run(counts: Counts) -> NDArray[np.float64]:
-        return losses_at(model, images, counts)
-
-    return run
-
-
 @torch.no_grad()
-def losses_at(model: GatedViT, images: PlanImages, counts: Counts) -> NDArray[np.float64]:
-    """Return KL(dense || pruned) of each image, in nats, shape (N,), with other counts at the model's sites."""
+def _losses_at(model: GatedViT, images: PlanImages, counts: Counts) -> NDArray[np.float64]:
+    """Return KL(dense || pruned) of each image, in nats, shape (N,), with these counts at the model's sites."""
     found = []
     for batch, answers in zip(images.batches, images.logits, strict=True):
         tokens, _, sizes = model.run_blocks(batch, num_keep=counts)

@@ -144,6 +144,8 @@ def fitted_plan(
     """
     found = fit_to_gate(plan, gate, images, cost, effort=effort)
     fitted = with_fitted(plan, found.counts, cost)
+    if fitted.sites == plan.sites:
+        return plan
     before, after = (answers_of(_model(one, gate, images), held_out).kl_nats for one in (plan, fitted))
     return fitted if after < before else plan
 
