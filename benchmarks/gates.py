@@ -2,10 +2,9 @@
 
 Gates learn from scores of training images alone, site by site. With ``--later`` it is as ``gating.learn`` has it: token
 counts are fitted to a first gate on images that it has not seen, and those teach too, scored on the tokens that it
-leaves; at last the gate learns on by the loss itself. Thresholds of per-input counts are found on training images that
-no gate learnt from, so that they leave as many MACs on average as the plan does. Plans with their gates and the dense
-model are fine-tuned by one recipe. Test images are run once, at the end. Examples, gates and fine-tunes are kept in a
-folder, so that a run that was stopped goes on.
+leaves. Thresholds of per-input counts are found on training images that no gate learnt from, so that they leave as many
+MACs on average as the plan does. Plans with their gates and the dense model are fine-tuned by one recipe. Test images
+are run once, at the end. Examples, gates and fine-tunes are kept in a folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -32,8 +31,7 @@ from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.data.images import ImageSet
 from heartvit_edge.data.split import split
 from heartvit_edge.finetune.subject import Subject
-from heartvit_edge.gating.distil import DistilSettings, calibrate, distil
-from heartvit_edge.gating.end_to_end import EndToEndSettings, train_end_to_end
+from heartvit_edge.gating.distil import DistilSettings, distil
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
@@ -67,7 +65,6 @@ COUNTED = 1000
 """Training images that rules and thresholds are found on; where gates leave fewer, those or the held-out ones."""
 FITTED_ON, MOST_TRIED = 2000, 160
 """Training images that counts are fitted on, and counts that are tried."""
-END_TO_END_BATCH = 32
 PER_INPUT = "gate, tokens by the image"
 Run = Callable[[], tuple[NDArray[np.float64], int]]
 """Carries a plan out: losses of images in nats, and how many first classes are the dense model's."""
@@ -80,7 +77,6 @@ def main() -> None:
     parser.add_argument("--plan", type=Path, nargs="+", required=True, help="plans, made with the scores choosing")
     parser.add_argument("--learnt", type=int, default=8000, help="training images that gates learn from")
     parser.add_argument("--later", type=int, default=0, help="others: counts are fitted on them, and they teach too")
-    parser.add_argument("--end-to-end", type=int, default=5000, help="of them, images that teach by the loss at last")
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
@@ -205,8 +201,7 @@ class _Taught:
 def _trained(args: argparse.Namespace) -> str:
     """Return a name of what gates learnt from."""
     later = f"-{args.later}" if args.later else ""
-    end = f"-{args.end_to_end}" if args.later and args.end_to_end else ""
-    return f"{args.learnt}{later}-{args.held_out}-{args.epochs}{end}"
+    return f"{args.learnt}{later}-{args.held_out}-{args.epochs}"
 
 
 def _train(
@@ -237,28 +232,8 @@ def _train(
         model = GatedViT(dense.module, fitted, gate).eval()
         return [examples_of_first(), load_examples(dense, model, later, own / f"later-{first}", by_gate=True)]
 
-    name = f"{args.learnt}-{args.later}-{args.held_out}-{args.epochs}"
-    second, more = _taught_in(own / f"gate-{name}.pt", fitted, every_lot, args.epochs)
-    if args.end_to_end:
-        some = later if args.end_to_end >= len(later) else split(later, args.end_to_end, 2)[0]
-        run = partial(_on_by_the_loss, dense, fitted, second, some, own / f"later-{first}")
-        state, last = _kept_in(own / f"gate-{_trained(args)}.pt", run)
-        second.load_state_dict(state)
-        more += last
+    second, more = _taught_in(own / f"gate-{_trained(args)}.pt", fitted, every_lot, args.epochs)
     return _Taught(fitted, second, seconds + more)
-
-
-def _on_by_the_loss(
-    dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: ImageSet, met: Path
-) -> tuple[dict[str, torch.Tensor], float]:
-    """Return the weights of a gate that learnt on, end to end, calibrated again, and the seconds that it took."""
-    loaded = load_plan_images(dense, images, make_settings(dense.shape.depth), batch_size=END_TO_END_BATCH)
-    start = time.monotonic()
-    train_end_to_end(GatedViT(dense.module, plan, gate).eval(), loaded, EndToEndSettings())
-    chunk = torch.load(next(iter(sorted(met.iterdir()))))
-    for site in chunk:
-        calibrate(gate, site, SiteExamples(*chunk[site]))
-    return gate.state_dict(), time.monotonic() - start
 
 
 def _fit(dense: DenseModel, plan: PruningPlan, gate: TokenGate, later: ImageSet, held_out: ImageSet) -> PruningPlan:

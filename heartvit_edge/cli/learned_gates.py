@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from heartvit_edge.data.images import ImageSet
     from heartvit_edge.data.listing import Listing
     from heartvit_edge.gating.distil import DistilSettings
-    from heartvit_edge.gating.end_to_end import EndToEndSettings
     from heartvit_edge.gating.token_gate import TokenGate
     from heartvit_edge.model.zoo import DenseModel
     from heartvit_edge.sensitivity.plan_images import PlanImages
@@ -44,22 +43,13 @@ class Lesson:
         dense: The dense model.
         images: Images to learn from.
         held_out: Images to measure on.
-        settings: How gates learn from scores.
-        end_to_end: How they go on by the loss.
+        settings: How gates learn.
     """
 
     dense: DenseModel
     images: ImageSet
     held_out: ImageSet
     settings: DistilSettings
-    end_to_end: EndToEndSettings
-
-    @property
-    def how(self) -> tuple[tuple[str, int | float], ...]:
-        """Names and values of both."""
-        from heartvit_edge.gating.learn import settings_of
-
-        return settings_of(self.settings, self.end_to_end)
 
     @cached_property
     def loaded(self) -> tuple[PlanImages, PlanImages]:
@@ -105,7 +95,6 @@ def draw_lesson(dense: DenseModel, listing: Listing, used: int, count: int, seed
     from heartvit_edge.data.images import subset
     from heartvit_edge.data.split import split
     from heartvit_edge.gating.distil import DistilSettings
-    from heartvit_edge.gating.end_to_end import EndToEndSettings
 
     check_left(listing, used)
     left = listing.num_images - used
@@ -124,8 +113,7 @@ def draw_lesson(dense: DenseModel, listing: Listing, used: int, count: int, seed
     say(f"gates learn from {len(learning)} images and are measured on {len(held_out)} others{fewer}")
     usual = DistilSettings(seed=seed)
     batch_size = min(usual.batch_size, max(SMALLEST_BATCH, len(learning) // FEWEST_STEPS))
-    distil = replace(usual, batch_size=batch_size)
-    return Lesson(dense, learning, held_out, distil, EndToEndSettings(seed=seed))
+    return Lesson(dense, learning, held_out, replace(usual, batch_size=batch_size))
 
 
 def run_gates(
@@ -176,14 +164,14 @@ def _run_gate(
         tell_gate(found, own)
         return own, load_gate(path, own)
     images, held_out = lesson.images.ref(), lesson.held_out.ref()
-    learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost, end_to_end=lesson.end_to_end)
+    learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost)
     if learned.plan != plan:
         own = learned.plan.model_copy(update={"refined_on": images, "decided_on": held_out})
         learned = replace(learned, plan=own)
         say(f"{plan.label}: counts fitted to its gate: {describe_sites(own)}, in place of {describe_sites(plan)}")
     elif cost is not None:
         say(f"{plan.label}: no other counts were found that lose less with its gate")
-    found = write_gate(folder, plan, learned, lesson.how, images, held_out, force=force)
+    found = write_gate(folder, plan, learned, lesson.settings, images, held_out, force=force)
     tell_gate(found, learned.plan)
     return learned.plan, learned.gate
 
@@ -194,7 +182,7 @@ def _fits(found: TrainedGate, lesson: Lesson, plan: PruningPlan) -> bool:
         plan.digest(),
         lesson.images.ref(),
         lesson.held_out.ref(),
-        lesson.how,
+        tuple(asdict(lesson.settings).items()),
     )
 
 

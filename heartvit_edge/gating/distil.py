@@ -67,7 +67,7 @@ def distil(
     """
     for site in lots[-1]:
         _distil_site(gate, site, [lot[site] for lot in lots], settings, advance)
-        calibrate(gate, site, lots[-1][site])
+        _calibrate(gate, site, lots[-1][site])
 
 
 def _distil_site(
@@ -131,16 +131,8 @@ def log_nats(scores: Tensor) -> Tensor:
     return scores.clamp_min(1e-12).log()
 
 
-def calibrate(gate: TokenGate, site: int, examples: SiteExamples) -> None:
-    """Scale and shift a site's last layer so that a score is the logarithm of nats, by least squares.
-
-    No order changes.
-
-    Args:
-        gate: Its weights are changed.
-        site: Which network.
-        examples: Tokens and nats.
-    """
+def _calibrate(gate: TokenGate, site: int, examples: SiteExamples) -> None:
+    """Scale and shift the last layer so that a score is the logarithm of nats, by least squares; no order changes."""
     found, logs = scores_of(gate, site, examples).double(), log_nats(examples.scores).double()
     centred = found - found.mean()
     slope = float((centred * (logs - logs.mean())).sum() / (centred**2).sum().clamp_min(1e-30))

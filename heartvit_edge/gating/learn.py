@@ -6,14 +6,13 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 
 from heartvit_edge.allocation.fit_counts import DEFAULT_FIT, FitEffort
 from heartvit_edge.allocation.limits import CostModel
-from heartvit_edge.gating.distil import DistilSettings, calibrate, distil, site_quality
-from heartvit_edge.gating.end_to_end import DEFAULT_END, EndToEndSettings, train_end_to_end
+from heartvit_edge.gating.distil import DistilSettings, distil, site_quality
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
 from heartvit_edge.gating.fitted import fit_to_gate, with_fitted
 from heartvit_edge.gating.gated import GatedViT
@@ -59,14 +58,13 @@ def learn_gate(
     cost: CostModel | None = None,
     *,
     effort: FitEffort = DEFAULT_FIT,
-    end_to_end: EndToEndSettings = DEFAULT_END,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Learned:
     """Teach a gate what removing each token costs, and measure it.
 
     Half of the images teach a first gate. Counts are fitted to it on the others, which it has not seen, and are taken
     where they lose less on the held-out images too. Then the others are scored on the tokens that this gate leaves
-    them, and all teach the gate that is returned; which goes on learning end to end, and is calibrated to nats again.
+    them, and all teach the gate that is returned.
 
     Args:
         plan: What each block keeps; it drops tokens.
@@ -75,7 +73,6 @@ def learn_gate(
         settings: How; the seed draws the first weights too.
         cost: What plans of the model cost; None: the plan's counts stay.
         effort: How long to look for counts.
-        end_to_end: How it goes on learning by the loss.
         clock: Returns seconds.
 
     Raises:
@@ -94,12 +91,10 @@ def learn_gate(
         with watch("scoring"):
             lots.append(collect_examples(part, _model(plan, gate, images), by_gate=True))
         gate = _untaught(plan, images, settings)
-    model = _model(plan, gate, images)
     with watch("training"):
         _teach(gate, lots, images, settings)
-        if end_to_end.epochs:
-            _teach_end_to_end(model, lots[-1], images, end_to_end)
     gate.requires_grad_(False)
+    model = _model(plan, gate, images)
     with watch("scoring"):
         met = collect_examples(held_out, model, by_gate=True)
     sites = []
@@ -134,16 +129,6 @@ def _teach(
         distil(gate, lots, settings, advance)
 
 
-def _teach_end_to_end(
-    model: GatedViT, met: dict[int, SiteExamples], images: PlanImages, settings: EndToEndSettings
-) -> None:
-    with images.watch("teaching the gate end to end", settings.epochs * images.num_images) as advance:
-        train_end_to_end(model, images, settings, advance)
-    assert isinstance(model.gate, TokenGate)
-    for site, examples in met.items():
-        calibrate(model.gate, site, examples)
-
-
 def fitted_plan(
     plan: PruningPlan, gate: TokenGate, images: PlanImages, held_out: PlanImages, cost: CostModel, effort: FitEffort
 ) -> PruningPlan:
@@ -176,11 +161,6 @@ class _Watch:
         start = self.clock()
         yield
         self.seconds[name] += self.clock() - start
-
-
-def settings_of(distil: DistilSettings, end_to_end: EndToEndSettings) -> tuple[tuple[str, int | float], ...]:
-    """Return names and values of how a gate learns, as ``TrainedGate.settings`` has them."""
-    return (*asdict(distil).items(), *((f"end_to_end_{name}", value) for name, value in asdict(end_to_end).items()))
 
 
 @torch.no_grad()

@@ -11,17 +11,12 @@ hard choice, and the logits those of ``GatedViT`` for whatever reads prefix toke
 A later site's gate sees, as in the hard forward, the patches that earlier sites kept; the others keep the removal gate
 that they left with.
 
-``log_hard`` makes the choice itself, m_j = 1 or next to 0, and gives it the sigmoid's slope (straight-through): the
-answer is the hard one, and what a dropped patch would do in it, let in a little, reaches the gate too.
-
 Source:
     Removal gates are our own derivation (docs/method.md); a sigmoid around the K-th score as a relaxed top-k is common
     in soft token selection. Scores are measured in standard deviations, so that T means the same for every gate.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -30,18 +25,8 @@ from torch.nn import functional
 from heartvit_edge.gating.gated import BlockRunner, GatedViT
 from heartvit_edge.model.forward import classify, embed, keep_tokens, run_block
 
-Removal = Callable[[Tensor, int, float], Tensor]
-LEAST = 1e-8
-"""What is left of a patch that goes, where the choice is hard and a gradient is wanted."""
 
-
-def relaxed_logits(
-    model: GatedViT,
-    images: Tensor,
-    temperature: float,
-    run: BlockRunner = run_block,
-    removal: Removal | None = None,
-) -> Tensor:
+def relaxed_logits(model: GatedViT, images: Tensor, temperature: float, run: BlockRunner = run_block) -> Tensor:
     """Return the logits (B, num_classes) of the gated model with relaxed removal at its sites.
 
     Args:
@@ -49,8 +34,6 @@ def relaxed_logits(
         images: Normalised, shape (B, 3, H, W).
         temperature: T above, in standard deviations of an image's scores, above 0.
         run: What runs a block.
-        removal: Returns the logarithms of removal gates (B, N) by scores (B, N), the patches to keep and the
-            temperature; None: ``log_keep``.
 
     Raises:
         ValueError: If the temperature is not above 0, or the model has no gate.
@@ -72,7 +55,7 @@ def relaxed_logits(
             if log_gate is None:
                 log_gate = scores.new_zeros(batch, num_patches)
             count = model.num_keep[index]
-            log_gate = log_gate.scatter_add(1, alive, (removal or log_keep)(scores, count, temperature))
+            log_gate = log_gate.scatter_add(1, alive, log_keep(scores, count, temperature))
             alive = alive.gather(1, scores.topk(count, dim=1).indices.sort(dim=1).values)
         key_bias = None if log_gate is None else functional.pad(log_gate, (prefix, 0))
         tokens, weights = run(block, tokens, key_bias)
@@ -87,31 +70,10 @@ def log_keep(scores: Tensor, count: int, temperature: float) -> Tensor:
         count: Patches to keep, 1 <= count < N.
         temperature: In standard deviations of an image's scores, above 0.
     """
-    threshold, spread = _threshold_and_spread(scores, count)
-    return functional.logsigmoid((scores - threshold) / (temperature * spread))
-
-
-def log_hard(scores: Tensor, count: int, temperature: float) -> Tensor:
-    """Return the logarithm of the hard choice, shape (B, N), with a gradient as if it were ``sigmoid`` of the scores.
-
-    A patch that goes keeps ``LEAST`` of itself, for the gradient of a logarithm at nothing is none.
-
-    Args:
-        scores: What each patch is worth, shape (B, N); higher is kept.
-        count: Patches to keep, 1 <= count < N.
-        temperature: Of the sigmoid, in standard deviations of an image's scores, above 0.
-    """
-    threshold, spread = _threshold_and_spread(scores.detach(), count)
-    soft = torch.sigmoid((scores - threshold) / (temperature * spread))
-    kept = torch.full_like(scores, LEAST).scatter(1, scores.topk(count, dim=1).indices, 1.0)
-    return (kept + (soft - soft.detach())).log()
-
-
-def _threshold_and_spread(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the middle between the last kept and the first dropped score, and the deviation of all, (B, 1) each."""
     best = scores.topk(count + 1, dim=1).values
     threshold = best[:, -2:].mean(dim=1, keepdim=True)
-    return threshold, scores.var(dim=1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny).sqrt()
+    spread = scores.var(dim=1, keepdim=True).clamp_min(torch.finfo(scores.dtype).tiny).sqrt()
+    return functional.logsigmoid((scores - threshold) / (temperature * spread))
 
 
 def among(weights: Tensor, alive: Tensor, prefix: int) -> Tensor:

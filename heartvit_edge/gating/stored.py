@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from safetensors.torch import save_file
 
 from heartvit_edge import __version__
 from heartvit_edge.errors import InputError
+from heartvit_edge.gating.distil import DistilSettings
 from heartvit_edge.gating.learn import Learned, hidden_units, macs_of_gate
 from heartvit_edge.gating.token_gate import TokenGate, make_token_gate
 from heartvit_edge.model.checkpoint import load_weights, read_tensors
@@ -28,7 +30,7 @@ def write_gate(
     folder: Path,
     plan: PruningPlan,
     learned: Learned,
-    settings: tuple[tuple[str, int | float], ...],
+    settings: DistilSettings,
     images: ImageSetRef,
     held_out: ImageSetRef,
     *,
@@ -42,7 +44,7 @@ def write_gate(
         folder: Where gates are stored, named by their plans.
         plan: The plan that a gate was asked for.
         learned: The gate, and the plan that it is for.
-        settings: How it learnt, as ``learn.settings_of`` says it.
+        settings: How it learnt.
         images: What it learnt from.
         held_out: What it was measured on.
         force: Replace one that is there.
@@ -64,7 +66,7 @@ def write_gate(
         fitted_from_sha256=plan.digest(),
         images=images,
         held_out=held_out,
-        settings=settings,
+        settings=tuple(asdict(settings).items()),
         hidden_units=hidden_units(learned.gate),
         macs=macs_of_gate(learned.gate, learned.plan),
         dense_macs=plan.dense_macs,

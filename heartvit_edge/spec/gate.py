@@ -42,8 +42,7 @@ class TrainedGate(Artefact):
         fitted_from_sha256: Digest of the plan that a gate was asked for: the same, or one with other token counts.
         images: The images it learnt from; counts were fitted on half of them.
         held_out: Other images, on which it was measured; they decided whether fitted counts were taken.
-        settings: How it learnt: names and values of ``gating.distil.DistilSettings`` and, with ``end_to_end_`` before
-            them, of ``gating.end_to_end.EndToEndSettings``.
+        settings: How it learnt: names and values of ``gating.distil.DistilSettings``.
         hidden_units: Hidden units of each site's network.
         macs: Multiply-accumulates of the gate for one image, over all sites.
         dense_macs: Those of the dense model, without a gate.

@@ -14,11 +14,10 @@ from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.allocation.fit_counts import FitEffort
 from heartvit_edge.allocation.limits import CostModel
 from heartvit_edge.errors import CheckError, InputError
-from heartvit_edge.gating.distil import DistilSettings, log_nats, site_quality
-from heartvit_edge.gating.end_to_end import DEFAULT_END, EndToEndSettings
-from heartvit_edge.gating.examples import collect_examples, scores_of
+from heartvit_edge.gating.distil import DistilSettings, site_quality
+from heartvit_edge.gating.examples import collect_examples
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.learn import answers_of, learn_gate, macs_of_gate, settings_of
+from heartvit_edge.gating.learn import answers_of, learn_gate, macs_of_gate
 from heartvit_edge.gating.stored import gate_path, load_gate, load_gate_plan, write_gate
 from heartvit_edge.gating.token_gate import gate_macs
 from heartvit_edge.sensitivity.plan_images import load_plan_images
@@ -104,20 +103,8 @@ def test_the_second_half_teaches_on_the_tokens_that_the_first_gate_leaves(parts,
     assert (first, second, held_out, nobody) == (16, 8, 8, None)
     assert torch.equal(last, tensors(found.gate))
     assert not torch.equal(leaving, last)
-    once = EndToEndSettings(epochs=0)  # and one batch: the first gate is the last
-    alone = learn_gate(plan(), parts[0].parts(2)[0], parts[1], SETTINGS, end_to_end=once)
+    alone = learn_gate(plan(), parts[0].parts(2)[0], parts[1], SETTINGS)  # one batch: the first gate is the last
     assert torch.equal(leaving, tensors(alone.gate))
-
-
-def test_the_gate_learns_end_to_end_at_last_and_is_calibrated_again(learned, parts):
-    from_scores = learn_gate(plan(), *parts, SETTINGS, end_to_end=EndToEndSettings(epochs=0))
-    assert not torch.equal(tensors(from_scores.gate), tensors(learned.gate))
-    model = GatedViT(tiny_dense().module, plan(), learned.gate).eval()
-    first = learn_gate(plan(), parts[0].parts(2)[0], parts[1], SETTINGS, end_to_end=EndToEndSettings(epochs=0)).gate
-    met = collect_examples(parts[0].parts(2)[1], GatedViT(tiny_dense().module, plan(), first).eval(), by_gate=True)
-    for site in model.num_keep:
-        error = scores_of(learned.gate, site, met[site]) - log_nats(met[site].scores)
-        assert abs(float(error.mean())) < 1e-4
 
 
 def test_without_costs_counts_stay_and_the_plan_is_the_one_asked_for(learned):
@@ -156,9 +143,7 @@ def test_fitted_counts_are_left_where_they_lose_no_less_on_the_held_out_images(p
 
 
 def stored(folder, learned, of=None, **given):
-    return write_gate(
-        folder, of or plan(), learned, settings_of(SETTINGS, DEFAULT_END), TEACHING.ref(), OTHERS.ref(), **given
-    )
+    return write_gate(folder, of or plan(), learned, SETTINGS, TEACHING.ref(), OTHERS.ref(), **given)
 
 
 def test_a_stored_gate_is_loaded_as_it_was(tmp_path, learned):
@@ -171,7 +156,6 @@ def test_a_stored_gate_is_loaded_as_it_was(tmp_path, learned):
     assert not any(value.requires_grad for value in loaded.parameters())
     assert (found.plan_sha256, found.images, found.held_out) == (plan().digest(), TEACHING.ref(), OTHERS.ref())
     assert dict(found.settings).items() >= {"epochs": 4, "batch_size": 8, "learning_rate": 2e-3, "seed": 5}.items()
-    assert dict(found.settings).items() >= {"end_to_end_epochs": 2, "end_to_end_learning_rate": 5e-5}.items()
 
 
 def test_the_macs_are_those_of_the_gates_networks_with_the_tokens_that_enter_them(tmp_path, learned):

@@ -9,7 +9,7 @@ from fakes.trainable_gate import TrainableGate
 
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.relaxed import LEAST, has_weights, log_hard, log_keep, relaxed_logits
+from heartvit_edge.gating.relaxed import has_weights, log_keep, relaxed_logits
 from heartvit_edge.model.zoo import _shape
 
 DOUBLE = torch.float64
@@ -46,41 +46,6 @@ def test_without_temperature_the_relaxed_logits_are_the_hard_ones(variant, gate)
 def test_without_temperature_the_relaxed_logits_of_a_gate_with_weights_are_the_hard_ones():
     model, batch = trainable(), images(6, dtype=DOUBLE)
     torch.testing.assert_close(relaxed_logits(model, batch, COLD), model(batch)[0], rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("temperature", [0.1, 1.0])
-def test_the_hard_choice_answers_as_the_hard_forward_at_any_temperature(temperature):
-    model, batch = trainable(), images(6, dtype=DOUBLE)
-    found = relaxed_logits(model, batch, temperature, removal=log_hard)
-    torch.testing.assert_close(found, model(batch)[0], rtol=0, atol=1e-5)
-
-
-def test_the_hard_choice_has_the_slope_of_the_sigmoid_and_what_goes_has_one_too():
-    scores = torch.tensor([[4.0, 1.0, 2.0, 8.0]], dtype=DOUBLE, requires_grad=True)
-    gate = log_hard(scores, 2, 0.5).exp()
-    torch.testing.assert_close(gate.detach(), torch.tensor([[1.0, LEAST, LEAST, 1.0]], dtype=DOUBLE))
-    (gradient,) = torch.autograd.grad(gate.sum(), scores)
-    slope = 1 / (0.5 * scores.detach().std())
-    soft = torch.sigmoid((scores.detach() - 3.0) * slope)
-    torch.testing.assert_close(gradient, soft * (1 - soft) * slope)
-
-
-def test_a_patch_that_goes_tells_what_letting_it_in_would_do():
-    model, batch = trainable(), images(2, dtype=DOUBLE)
-    model.gate.requires_grad_(True)
-    heard = {}
-
-    def removal(scores, count, temperature):
-        gates = log_hard(scores, count, temperature).exp()
-        gates.retain_grad()
-        heard[scores.shape[1]] = (gates, scores.topk(count).indices)
-        return gates.log()
-
-    relaxed_logits(model, batch, 0.5, removal=removal).square().sum().backward()
-    for gates, kept in heard.values():
-        gone = torch.ones_like(gates, dtype=torch.bool).scatter(1, kept, False)
-        assert gates.grad[gone].abs().min() > 0
-        assert gates.grad.isfinite().all()
 
 
 def test_a_warm_gate_keeps_something_of_every_patch():
