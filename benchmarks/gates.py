@@ -61,7 +61,7 @@ RECIPE = FinetuneRecipe(
 """Found on training images; nothing of it was chosen on test images."""
 RULES = tuple(CountRule(relative, rigidity) for relative in (0.5, 1.0) for rigidity in (2.0, 5.0))
 """What sets are tried to cost, where images keep tokens by their own nats."""
-COUNTED = 1000
+COUNTED = 400
 """Training images that rules and thresholds are found on; where gates leave fewer, those or the held-out ones."""
 FITTED_ON, MOST_TRIED = 2000, 160
 """Training images that counts are fitted on, and counts that are tried."""
