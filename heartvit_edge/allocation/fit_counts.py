@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from heartvit_edge.allocation.best import cheapest_by
 from heartvit_edge.allocation.limits import CostModel
-from heartvit_edge.allocation.neighbours import Blocks
 from heartvit_edge.allocation.race import mean_and_stderr
-from heartvit_edge.allocation.routing import Counts
+from heartvit_edge.allocation.routing import Counts, with_counts
 from heartvit_edge.spec.budget import Quantity
 from heartvit_edge.spec.plan import PruningPlan
 
@@ -110,15 +109,6 @@ def fit_counts(
         if found is not None:
             counts, losses = moved, found
     return FittedCounts(counts, before, np.concatenate(losses), len(tried) - 1)
-
-
-def with_counts(plan: PruningPlan, counts: Counts) -> Blocks:
-    """Return a plan's blocks with other numbers of patch tokens from its sites on."""
-    blocks, tokens = [], plan.shape.num_tokens
-    for index, block in enumerate(plan.blocks):
-        tokens = plan.shape.num_prefix_tokens + counts[index] if index in counts else tokens
-        blocks.append(block.model_copy(update={"num_tokens": tokens}))
-    return tuple(blocks)
 
 
 class _Limits:

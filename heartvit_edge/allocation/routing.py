@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.spec.pack import Reduction
-from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.plan import BlockPlan, PruningPlan
 
 HALVINGS = 32
 """Steps of the search for a threshold, more than float32 has digits."""
@@ -74,12 +74,17 @@ def offered_counts(plan: PruningPlan, reduction: Reduction) -> list[int]:
 
 def macs_of_counts(plan: PruningPlan, counts: Mapping[int, int]) -> int:
     """Return the multiply-accumulates of an image that keeps other counts at the plan's sites; gates are left out."""
+    return plan_macs(plan.shape, with_counts(plan, counts), plan.unit_groups)
+
+
+def with_counts(plan: PruningPlan, counts: Mapping[int, int]) -> tuple[BlockPlan, ...]:
+    """Return a plan's blocks with other numbers of patch tokens from its sites on."""
     blocks, tokens = [], plan.shape.num_tokens
     for index, block in enumerate(plan.blocks):
         if index in counts:
             tokens = plan.shape.num_prefix_tokens + counts[index]
         blocks.append(block.model_copy(update={"num_tokens": tokens}))
-    return plan_macs(plan.shape, blocks, plan.unit_groups)
+    return tuple(blocks)
 
 
 def choose_buckets(needed: NDArray[np.int64], cost: Mapping[int, int], num_buckets: int) -> tuple[int, ...]:

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from heartvit_edge.allocation.cost import plan_macs
 from heartvit_edge.allocation.device_cost import staircase
-from heartvit_edge.allocation.fit_counts import DEFAULT_FIT, FitEffort, FittedCounts, fit_counts, with_counts
+from heartvit_edge.allocation.fit_counts import DEFAULT_FIT, FitEffort, FittedCounts, fit_counts
 from heartvit_edge.allocation.limits import CostModel
-from heartvit_edge.allocation.routing import Counts
+from heartvit_edge.allocation.routing import Counts, with_counts
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.token_gate import TokenGate, entering
 from heartvit_edge.model.forward import classify

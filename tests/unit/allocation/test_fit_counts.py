@@ -10,8 +10,9 @@ from fakes.tiny_pack import SHAPE
 from fakes.tiny_vit import plan_of
 
 from heartvit_edge.allocation.cost import dense_macs, plan_macs
-from heartvit_edge.allocation.fit_counts import FitEffort, fit_counts, with_counts
+from heartvit_edge.allocation.fit_counts import FitEffort, fit_counts
 from heartvit_edge.allocation.limits import CostModel
+from heartvit_edge.allocation.routing import with_counts
 from heartvit_edge.spec.budget import Budget
 
 LARGE = SHAPE.model_copy(update={"img_size": 112, "patch_size": 8, "depth": 6})  # 196 patches
