@@ -75,7 +75,7 @@ def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for examples, gates and answers")
     parser.add_argument("--plan", type=Path, nargs="+", required=True, help="plans, made with the scores choosing")
-    parser.add_argument("--learnt", type=int, default=8000, help="training images that gates learn from")
+    parser.add_argument("--learnt", type=int, default=8000, help="training images that gates learn from at first")
     parser.add_argument("--later", type=int, default=0, help="others: counts are fitted on them, and they teach too")
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")

@@ -1,8 +1,8 @@
 """Token counts fitted to what chooses tokens.
 
 A plan is made with the scores choosing. A gate foresees them well at one site and less well at another, so the counts
-that are best for the scores are not best for the gate. Here tokens move between the plan's sites, at no more cost, for
-as long as that surely lowers the loss measured with the gate choosing.
+that are best for the scores are not best for the gate. Here tokens move between the plan's sites, within its budgets,
+for as long as that surely lowers the loss measured with the gate choosing.
 """
 
 from __future__ import annotations
@@ -112,14 +112,14 @@ def fit_counts(
 
 
 class _Limits:
-    """What counts must keep: the plan's budgets on costs, or its own cost where it has none."""
+    """What counts must keep: the plan's budgets on costs; and its own cost where a loss budget made it as small."""
 
     def __init__(self, plan: PruningPlan, cost: CostModel, most_entering: int | None) -> None:
         self.plan, self.cost, self.most_entering = plan, cost, most_entering
         self.limits: dict[Quantity, float] = {
             budget.quantity: cost.limit(budget) for budget in plan.budgets if budget.quantity != "loss-nats"
         }
-        if not self.limits:
+        if not self.limits or any(budget.quantity == "loss-nats" for budget in plan.budgets):
             quantity = cheapest_by(cost)
             self.limits[quantity] = cost.cost(quantity, plan.blocks)
 

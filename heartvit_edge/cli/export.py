@@ -73,8 +73,8 @@ def export(
         bool | None,
         typer.Option(
             "--fit-counts/--keep-counts",
-            help="Move tokens between a plan's sites, at no more cost, where --gate learned then loses less; not for "
-            "plans that are symmetric or nested, nor for adaptive forms.",
+            help="Move tokens between a plan's sites, within its budgets, where --gate learned then loses less; not "
+            "for plans that are symmetric or nested, nor for adaptive forms.",
             show_default="fitted with --gate learned, where that can be",
         ),
     ] = None,

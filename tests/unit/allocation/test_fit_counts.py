@@ -62,6 +62,13 @@ def test_what_a_budget_leaves_room_for_is_used():
     assert plan().macs < macs(found.counts) <= limit * dense_macs(LARGE)
 
 
+def test_a_plan_that_a_loss_budget_made_cheap_stays_as_cheap():
+    both = (Budget(limit=1.2 * plan().macs / dense_macs(LARGE)), Budget(quantity="loss-nats", limit=0.1))
+    found = fit_counts(plan().model_copy(update={"budgets": both}), COST, [World([0.1, 0.1, 5.0]).run])
+    assert found.counts != START
+    assert macs(found.counts) <= plan().macs
+
+
 def test_every_site_goes_on_dropping_tokens():
     found = fit_counts(plan(), COST, [World([0.0, 5.0, 5.0]).run], effort=FitEffort(most_tried=300))
     falling = [LARGE.num_patches, *found.counts.values()]
