@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from heartvit_edge.allocation.cost import plan_macs
-from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 HALVINGS = 32
 """Steps of the search for a threshold, more than float32 has digits."""

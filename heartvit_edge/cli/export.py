@@ -81,8 +81,9 @@ def export(
     reduction: Annotated[
         gate_options.ReductionOption,
         typer.Option(
-            help="What becomes of tokens that are not kept: gone, fused into one mean token, or merged into the "
-            "likest, which no gate decides. Plans are made as if the gate dropped them.",
+            help="What becomes of tokens that are not kept: gone; fused into one mean token; gone in the first half of "
+            "the blocks and then joined to the likest, with --gate learned; or merged into the likest, which no gate "
+            "decides. Plans are made as if the gate dropped them.",
         ),
     ] = gate_options.ReductionOption.drop,
     baseline: Annotated[
@@ -153,6 +154,7 @@ def export(
     if plan_images == 1:
         raise InputError("one image tells no error of what a plan loses", hint="--plan-images 64, or 0 for none")
     learns = gate_options.learns_gates(gate, gate_images, reduction, scorer if plan_images else None)
+    taught_for = gate_options.taught_for(reduction)
     fits = gate_options.fits_counts(fit_counts, learns=learns, symmetric=symmetric, nested=nested, form=form.value)
     if not budget:
         raise InputError("no --budget was given", hint="for example: --budget 0.7 --budget 0.5")
@@ -208,7 +210,9 @@ def export(
         gates: dict[str, TokenGate] = {}
         if learns and any(found.sites for found in plans):
             lesson = draw_lesson(given.dense, given.listing, past, gate_images or GATE_IMAGES, seed)
-            plans, gates = run_gates(lesson, plans, scores_folder / "gates", cost if fits else None, force=replace)
+            plans, gates = run_gates(
+                lesson, plans, scores_folder / "gates", cost if fits else None, taught_for, force=replace
+            )
     except InputError as err:
         if scores is None or not (err.hint or "").startswith("name another folder"):
             raise

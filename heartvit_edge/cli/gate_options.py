@@ -11,6 +11,7 @@ from heartvit_edge.errors import InputError
 if TYPE_CHECKING:
     from heartvit_edge.gating.gate import GateName
     from heartvit_edge.spec.pack import Form
+    from heartvit_edge.spec.reduction import Reduction
 
 
 class ExportGate(str, Enum):
@@ -21,11 +22,12 @@ class ExportGate(str, Enum):
     learned = "learned"
 
 
-class ReductionOption(str, Enum):
-    """What can become of tokens that are not kept."""
+class ReductionOption(Enum):
+    """What can become of tokens that are not kept; no ``str``, which has a ``join`` of its own."""
 
     drop = "drop"
     fuse = "fuse"
+    join = "join"
     merge = "merge"
 
 
@@ -51,6 +53,11 @@ def learns_gates(
     if gate is not ExportGate.learned:
         if gate_images is not None:
             raise InputError("--gate-images teach a gate, and none is to learn", hint="--gate learned")
+        if reduction is ReductionOption.join:
+            raise InputError(
+                "--reduction join weighs nats against likeness, which only a gate that learns foresees",
+                hint="--gate learned --reduction join, or --reduction merge",
+            )
         return False
     if reduction is ReductionOption.merge:
         raise InputError(
@@ -64,6 +71,11 @@ def learns_gates(
             hint=f"--scorer {RESCORERS[0]}, or --plan-images 0",
         )
     return True
+
+
+def taught_for(reduction: ReductionOption) -> Reduction:
+    """Return what becomes of tokens while a gate learns: fusing changes too little to teach another one for it."""
+    return "join" if reduction is ReductionOption.join else "drop"
 
 
 def fits_counts(asked: bool | None, *, learns: bool, symmetric: bool, nested: bool, form: Form) -> bool:

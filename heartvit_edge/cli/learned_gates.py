@@ -12,6 +12,7 @@ from heartvit_edge.cli.console import progress_bar, say
 from heartvit_edge.cli.make_plans import describe_sites
 from heartvit_edge.errors import InputError
 from heartvit_edge.spec.gate import TrainedGate
+from heartvit_edge.spec.reduction import Reduction
 
 if TYPE_CHECKING:
     from heartvit_edge.allocation.limits import CostModel
@@ -33,6 +34,8 @@ FEWEST_STEPS = 7
 HELD_OUT_PART = 8
 """One image of so many is held out, to measure the gate on."""
 OTHER_FOLDER = "name another folder with --scores, or add --force"
+DO: dict[Reduction, str] = {"drop": "are dropped", "fuse": "are fused", "join": "join others", "merge": "are merged"}
+"""What tokens do that are not kept."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,13 @@ def draw_lesson(dense: DenseModel, listing: Listing, used: int, count: int, seed
 
 
 def run_gates(
-    lesson: Lesson, plans: Sequence[PruningPlan], folder: Path, cost: CostModel | None, *, force: bool
+    lesson: Lesson,
+    plans: Sequence[PruningPlan],
+    folder: Path,
+    cost: CostModel | None,
+    reduction: Reduction = "drop",
+    *,
+    force: bool,
 ) -> tuple[list[PruningPlan], dict[str, TokenGate]]:
     """Return the plans, with counts that fit their gates, and the gate of each that drops tokens, by its label.
 
@@ -128,6 +137,7 @@ def run_gates(
         plans: Plans of the same model under different budgets.
         folder: Where gates are stored.
         cost: What plans cost; None: their counts stay.
+        reduction: What becomes of tokens that are not kept, while gates learn.
         force: Replace gates that learnt otherwise.
 
     Raises:
@@ -139,13 +149,13 @@ def run_gates(
         if not plan.sites:
             found.append(plan)
             continue
-        own, gates[plan.label] = _run_gate(lesson, plan, folder, cost, force=force)
+        own, gates[plan.label] = _run_gate(lesson, plan, folder, cost, reduction, force=force)
         found.append(own)
     return found, gates
 
 
 def _run_gate(
-    lesson: Lesson, plan: PruningPlan, folder: Path, cost: CostModel | None, *, force: bool
+    lesson: Lesson, plan: PruningPlan, folder: Path, cost: CostModel | None, reduction: Reduction, *, force: bool
 ) -> tuple[PruningPlan, TokenGate]:
     from heartvit_edge.gating.learn import learn_gate
     from heartvit_edge.gating.stored import gate_path, load_gate, load_gate_plan, write_gate
@@ -156,6 +166,10 @@ def _run_gate(
         own = load_gate_plan(path)
         if not _fits(found, lesson, plan):
             raise InputError(f"{path} learnt for another plan, or from other images or settings", hint=OTHER_FOLDER)
+        if found.reduction != reduction:
+            raise InputError(
+                f"{path} learnt where tokens {DO[found.reduction]}, and here they {DO[reduction]}", hint=OTHER_FOLDER
+            )
         if cost is None and own != plan:
             raise InputError(
                 f"{path} has token counts fitted to it, and --keep-counts asks for the plan's", hint=OTHER_FOLDER
@@ -164,14 +178,14 @@ def _run_gate(
         tell_gate(found, own)
         return own, load_gate(path, own)
     images, held_out = lesson.images.ref(), lesson.held_out.ref()
-    learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost)
+    learned = learn_gate(plan, *lesson.loaded, lesson.settings, cost, reduction=reduction)
     if learned.plan != plan:
         own = learned.plan.model_copy(update={"refined_on": images, "decided_on": held_out})
         learned = replace(learned, plan=own)
         say(f"{plan.label}: counts fitted to its gate: {describe_sites(own)}, in place of {describe_sites(plan)}")
     elif cost is not None:
         say(f"{plan.label}: no other counts were found that lose less with its gate")
-    found = write_gate(folder, plan, learned, lesson.settings, images, held_out, force=force)
+    found = write_gate(folder, plan, learned, lesson.settings, images, held_out, reduction, force=force)
     tell_gate(found, learned.plan)
     return learned.plan, learned.gate
 

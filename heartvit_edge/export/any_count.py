@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.model.forward import classify, run_block
-from heartvit_edge.spec.pack import Reduction
+from heartvit_edge.spec.reduction import Reduction
 
 BETWEEN = (0.25, 0.5, 0.75)
 """Where between the fewest and the most counts a graph is tried too."""
@@ -52,19 +52,28 @@ def count_limits(reduction: Reduction, entering: int, later: int = 0) -> tuple[i
     limits = {
         "drop": (1, entering),
         "fuse": (2 + later, entering - 1),
+        "join": (max(-(-entering // 2), 1 + later), entering - 1),
         "merge": (max(-(-entering // 2), 1 + later), entering - 1),
     }
     return limits[reduction]
 
 
-def check_counts(counts: Sequence[int], sites: Iterable[int], reduction: Reduction, num_patches: int) -> None:
+def check_counts(
+    counts: Sequence[int], sites: Iterable[int], reductions: Iterable[Reduction], num_patches: int
+) -> None:
     """Return only if a graph whose counts are inputs can carry out these.
 
+    Args:
+        counts: Patch tokens from each site on.
+        sites: The sites.
+        reductions: What becomes of other tokens, a site.
+        num_patches: Patch tokens that enter the first site.
+
     Raises:
-        InputError: If a site leaves fewer than half of its tokens under ``merge``.
+        InputError: If a site leaves fewer than half of its tokens where they merge.
     """
     entering = num_patches
-    for site, count in zip(sites, counts, strict=True):
+    for site, reduction, count in zip(sites, reductions, counts, strict=True):
         fewest, _ = count_limits(reduction, entering)
         if count < fewest:
             raise InputError(
@@ -75,20 +84,21 @@ def check_counts(counts: Sequence[int], sites: Iterable[int], reduction: Reducti
         entering = count
 
 
-def sweep(plans: Iterable[Counts], reduction: Reduction, num_patches: int) -> tuple[Counts, ...]:
+def sweep(plans: Iterable[Counts], reductions: Sequence[Reduction], num_patches: int) -> tuple[Counts, ...]:
     """Return the counts that a graph is tried with: those of plans, the fewest, the most, and some between.
 
     Args:
         plans: The plans' counts, at least one.
-        reduction: What becomes of the other tokens.
+        reductions: What becomes of the other tokens, a site.
         num_patches: Patch tokens that enter the first site.
     """
     asked = dict.fromkeys(plans)
-    num_sites = len(next(iter(asked)))
     for share in (0.0, *BETWEEN, 1.0):
         counts, entering = [], num_patches
-        for later in reversed(range(num_sites)):
+        for later, reduction in zip(reversed(range(len(reductions))), reductions, strict=True):
             fewest, most = count_limits(reduction, entering, later)
+            if reductions[-1] != "drop":
+                fewest = max(fewest, 1 + later)
             entering = fewest + round(share * (most - fewest))
             counts.append(entering)
         asked[tuple(counts)] = None

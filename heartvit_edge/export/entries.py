@@ -14,11 +14,13 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.random_gate import RandomGate
+from heartvit_edge.gating.reduce import MERGING
 from heartvit_edge.gating.token_gate import TokenGate
 from heartvit_edge.model.zoo import DenseModel
 from heartvit_edge.spec.gate import LEARNED
-from heartvit_edge.spec.pack import Form, Reduction, Role
+from heartvit_edge.spec.pack import Form, Role
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 Baseline = Literal["random", "class-attention", "merge"]
 
@@ -55,6 +57,11 @@ class Entry:
         if isinstance(weights, GatedViT):
             return weights.eval()
         return GatedViT(weights, self.plan, self.gate, self.reduction).eval()
+
+    @property
+    def merges(self) -> bool:
+        """Whether tokens can come to stand for several."""
+        return self.reduction in MERGING
 
 
 def planned_entries(

@@ -20,7 +20,7 @@ from heartvit_edge.export.fixed_batch import with_batch
 from heartvit_edge.export.graph import graph_inputs, graph_outputs, whole_model
 from heartvit_edge.export.making import Making, pack_entry
 from heartvit_edge.export.parity import Answer, Graph, check_parity
-from heartvit_edge.gating.reduce import num_listed
+from heartvit_edge.gating.reduce import num_listed, reduction_at
 from heartvit_edge.gating.routed import unit_of
 from heartvit_edge.spec.files import sha256_file
 from heartvit_edge.spec.pack import Form, PackEntry, num_keep_name
@@ -56,7 +56,7 @@ def _write_static(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntr
     model = entry.model()
     path = making.folder / f"{entry.name}.onnx"
     making.store(whole_model(model, making.dense.shape), path)
-    parity = check_parity(model, Graph(path), making.batches, entry.name, merges=entry.reduction == "merge")
+    parity = check_parity(model, Graph(path), making.batches, entry.name, merges=entry.merges)
     others = making.write_others(Assembly((path,)), {entry.name: {}}, entry.name)[entry.name]
     outputs = graph_outputs(making.dense.shape, model.num_listed)
     inputs = graph_inputs(making.dense.shape)
@@ -68,13 +68,14 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
     first, shape = entries[0], making.dense.shape
     asked = [_counts(entry) for entry in entries]
     sites = tuple(first.plan.sites)
+    reductions = [reduction_at(first.reduction, site, shape.depth) for site in sites]
     for counts in asked:
-        check_counts(counts, sites, first.reduction, shape.num_patches)
+        check_counts(counts, sites, reductions, shape.num_patches)
     gated = first.model()
-    model, merges = AnyCountViT(gated), first.reduction == "merge"
+    model, merges = AnyCountViT(gated), first.merges
     path = _new_name(making.folder)
     making.store(whole_model(model, shape), path)
-    tried = sweep(asked, first.reduction, shape.num_patches)
+    tried = sweep(asked, reductions, shape.num_patches)
     graph = Graph(path)
     beside = {_called(path, sites, counts): counts for counts in tried if counts not in asked}
     for name, counts in beside.items():
@@ -108,7 +109,7 @@ def _write_any_count(making: Making, entries: Sequence[Entry]) -> Iterator[PackE
 def _write_by_input(making: Making, entries: Sequence[Entry]) -> Iterator[PackEntry]:
     """Write and check the stem and the tails of one entry, and measure what dividing the images loses."""
     (entry,) = entries
-    images, merges = making.routing, entry.reduction == "merge"
+    images, merges = making.routing, entry.merges
     if images is None:
         raise ValueError("what an image needs is chosen on images, found none")
     model = entry.model()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +48,7 @@ def collect_examples(images: PlanImages, model: GatedViT, *, by_gate: bool = Fal
     Args:
         images: The images, and the seed of the factors; their batches stay in memory, so take some thousands at most.
         model: The gated model.
-        by_gate: Let tokens go as the model's gate has it.
+        by_gate: Let tokens go as the model's gate and reduction have it.
     """
     gate = model.gate if by_gate else None
     found: dict[int, list[SiteExamples]] = {site: [] for site in model.num_keep}
@@ -56,7 +56,7 @@ def collect_examples(images: PlanImages, model: GatedViT, *, by_gate: bool = Fal
     with images.watch("scoring tokens for the gate", images.num_images) as advance:
         for batch in images.batches:
             draws = [image_generator(images.settings.seed, RESCORING, first + row) for row in range(len(batch))]
-            for site, examples in _collect_batch(model.backbone, model.num_keep, batch, draws, gate).items():
+            for site, examples in _collect_batch(model, batch, draws, gate).items():
                 found[site].append(examples)
             first += len(batch)
             advance(len(batch))
@@ -64,25 +64,25 @@ def collect_examples(images: PlanImages, model: GatedViT, *, by_gate: bool = Fal
 
 
 def _collect_batch(
-    model: VisionTransformer,
-    num_keep: Mapping[int, int],
-    batch: Tensor,
-    draws: Sequence[torch.Generator],
-    gate: nn.Module | None,
+    model: GatedViT, batch: Tensor, draws: Sequence[torch.Generator], gate: nn.Module | None
 ) -> dict[int, SiteExamples]:
-    prefix = model.num_prefix_tokens
+    backbone, sizes = model.backbone, None
     with torch.no_grad():
-        tokens = embed(model, batch)
+        tokens = embed(backbone, batch)
     found = {}
-    for index, block in enumerate(model.blocks):
-        if index in num_keep:
-            scores = _scores_at(model, tokens, index)
+    for index, block in enumerate(backbone.blocks):
+        if index in model.num_keep:
+            count, scores = model.num_keep[index], _scores_at(backbone, tokens, index, sizes)
             found[index] = SiteExamples(tokens.half().cpu(), scores.float().cpu())
             with torch.no_grad():
-                order = _noisy(scores, draws) if gate is None else gate(index, tokens)
-            tokens = keep_tokens(tokens, order.topk(num_keep[index], dim=1).indices.sort(dim=1).values, prefix)
+                if gate is None:
+                    kept = _noisy(scores, draws).topk(count, dim=1).indices.sort(dim=1).values
+                    tokens = keep_tokens(tokens, kept, backbone.num_prefix_tokens)
+                else:
+                    reduced = model.reduce(index, tokens, gate(index, tokens), sizes, count)
+                    tokens, sizes = reduced.tokens, reduced.sizes
         with torch.no_grad():
-            tokens, _ = run_block(block, tokens)
+            tokens, _ = run_block(block, tokens, model.key_bias(tokens, sizes))
     return found
 
 
@@ -92,13 +92,17 @@ def _noisy(scores: Tensor, draws: Sequence[torch.Generator]) -> Tensor:
     return scores.clamp_min(torch.finfo(scores.dtype).tiny).log() + NOISE * factors.to(scores)
 
 
-def _scores_at(model: VisionTransformer, tokens: Tensor, site: int) -> Tensor:
-    """Return half the Fisher diagonal of the removal of each patch token, shape (B, P), in nats."""
+def _scores_at(model: VisionTransformer, tokens: Tensor, site: int, sizes: Tensor | None) -> Tensor:
+    """Return half the Fisher diagonal of the removal of each patch token, shape (B, P), in nats.
+
+    A token that stands for several patches, of the sizes (B, P), goes with all of them.
+    """
     with full_precision(tokens.device):
         gates = torch.ones(
             len(tokens), tokens.shape[1] - model.num_prefix_tokens, device=tokens.device, requires_grad=True
         )
-        logits = continue_forward(model, tokens, site, RemovalGates(tokens={site: gates}))
+        weights = gates if sizes is None else gates * sizes
+        logits = continue_forward(model, tokens, site, RemovalGates(tokens={site: weights}))
         return low_rank_diagonal(logits.log_softmax(dim=1), gates, RESCORING_RANK)
 
 

@@ -20,6 +20,7 @@ from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 PARTS = 8
 """Parts of the images, after each of which counts that lose more may leave."""
@@ -31,6 +32,7 @@ def fit_to_gate(
     images: PlanImages,
     cost: CostModel,
     *,
+    reduction: Reduction = "drop",
     effort: FitEffort = DEFAULT_FIT,
 ) -> FittedCounts:
     """Return counts at a plan's sites that fit a gate, measured with the gate choosing.
@@ -42,9 +44,10 @@ def fit_to_gate(
         gate: What chooses them, on the images' device.
         images: Images, best some that the gate did not learn from.
         cost: What plans of the model cost.
+        reduction: What becomes of tokens that are not kept.
         effort: How long to look.
     """
-    model = GatedViT(images.dense.module, plan, gate).eval()
+    model = GatedViT(images.dense.module, plan, gate, reduction).eval()
     with images.watch("fitting token counts to the gate", effort.most_tried) as advance:
         return fit_counts(
             plan,

@@ -9,11 +9,11 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from heartvit_edge.gating.gate import AttentionGate, GateName
-from heartvit_edge.gating.reduce import REDUCTIONS, Count, check_reduction, num_listed
+from heartvit_edge.gating.reduce import MERGING, REDUCTIONS, Count, Reduced, check_reduction, num_listed, reduction_at
 from heartvit_edge.model.forward import classify, embed, run_block
 from heartvit_edge.model.surgery import keep_heads, keep_units
-from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import BlockPlan, PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 BlockRunner = Callable[..., tuple[Tensor, Tensor]]
 """Runs a block as ``model.forward.run_block`` does, with its arguments and results."""
@@ -48,7 +48,8 @@ class GatedViT(nn.Module):
             plan: What each block keeps.
             gate: What chooses tokens, by name or as a module, which becomes part of this one; None where the plan drops
                 none or they are merged, which likeness decides.
-            reduction: What becomes of the tokens that do not go on by themselves.
+            reduction: What becomes of the tokens that do not go on by themselves; ``join`` takes the gate's scores for
+                logarithms of what tokens are worth.
             proportional: Add the logarithm of a merged token's size to its attention logits, as ToMe does.
 
         Raises:
@@ -126,7 +127,6 @@ class GatedViT(nn.Module):
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Return what ``run_blocks`` does, of what ``run_stem`` does."""
         counts = self.num_keep if num_keep is None else num_keep
-        prefix = self.backbone.num_prefix_tokens
         weights: Tensor | None = None
         patches: Tensor | None = None
         sizes: Tensor | None = None
@@ -136,14 +136,32 @@ class GatedViT(nn.Module):
             if index in self.num_keep:
                 if self.gate is not None and index > self.first_site:
                     scores = self.gate(index, tokens, weights)
-                reduced = REDUCTIONS[self.reduction](tokens, scores, sizes, counts[index], prefix)
+                reduced = self.reduce(index, tokens, scores, sizes, counts[index])
                 tokens, sizes = reduced.tokens, reduced.sizes
-                if self.reduction == "merge" and self.proportional and sizes is not None:
-                    key_bias = torch.cat([tokens[:, :prefix, 0] * 0, sizes.log()], dim=1)  # (B, N)
+                key_bias = self.key_bias(tokens, sizes)
                 patches = reduced.kept if patches is None else patches.gather(1, reduced.kept)
                 kept_at_sites.append(patches.to(torch.int32))
             tokens, weights = run(block, tokens, key_bias)
         return tokens, kept_at_sites, sizes
+
+    def reduce(self, site: int, tokens: Tensor, scores: Tensor | None, sizes: Tensor | None, count: Count) -> Reduced:
+        """Return what goes on from a site of the tokens (B, N, C) that enter it.
+
+        Args:
+            site: The block.
+            tokens: What enters it.
+            scores: What the gate says that each patch token is worth, shape (B, N - num_prefix).
+            sizes: The sizes that the site before left; None before the first.
+            count: Patch tokens to leave.
+        """
+        how = reduction_at(self.reduction, site, len(self.backbone.blocks))
+        return REDUCTIONS[how](tokens, scores, sizes, count, self.backbone.num_prefix_tokens)
+
+    def key_bias(self, tokens: Tensor, sizes: Tensor | None) -> Tensor | None:
+        """Return what is added to attention logits (B, N): of merged tokens the logarithm of their sizes."""
+        if sizes is None or self.reduction not in MERGING or not self.proportional:
+            return None
+        return torch.cat([tokens[:, : self.backbone.num_prefix_tokens, 0] * 0, sizes.log()], dim=1)
 
 
 def kept_units(block: BlockPlan, plan: PruningPlan) -> list[int]:

@@ -22,6 +22,7 @@ from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.spec.finetune import Answers
 from heartvit_edge.spec.gate import LEARNED, GateSite
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 TIMED = ("scoring", "training", "fitting")
 """What teaching spends its time on."""
@@ -57,6 +58,7 @@ def learn_gate(
     settings: DistilSettings,
     cost: CostModel | None = None,
     *,
+    reduction: Reduction = "drop",
     effort: FitEffort = DEFAULT_FIT,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Learned:
@@ -72,6 +74,7 @@ def learn_gate(
         held_out: Others, at least two, of the same model.
         settings: How; the seed draws the first weights too.
         cost: What plans of the model cost; None: the plan's counts stay.
+        reduction: What becomes of tokens that are not kept; it needs a gate.
         effort: How long to look for counts.
         clock: Returns seconds.
 
@@ -82,19 +85,19 @@ def learn_gate(
     first, *others = images.parts(2)
     gate = _untaught(plan, images, settings)
     with watch("scoring"):
-        lots = [collect_examples(first, _model(plan, gate, images))]
+        lots = [collect_examples(first, _model(plan, gate, images, reduction))]
     for part in others:
         with watch("training"):
             _teach(gate, lots, images, settings)
         with watch("fitting"):
-            plan = plan if cost is None else fitted_plan(plan, gate, part, held_out, cost, effort)
+            plan = plan if cost is None else fitted_plan(plan, gate, part, held_out, cost, effort, reduction)
         with watch("scoring"):
-            lots.append(collect_examples(part, _model(plan, gate, images), by_gate=True))
+            lots.append(collect_examples(part, _model(plan, gate, images, reduction), by_gate=True))
         gate = _untaught(plan, images, settings)
     with watch("training"):
         _teach(gate, lots, images, settings)
     gate.requires_grad_(False)
-    model = _model(plan, gate, images)
+    model = _model(plan, gate, images, reduction)
     with watch("scoring"):
         met = collect_examples(held_out, model, by_gate=True)
     sites = []
@@ -117,8 +120,8 @@ def _untaught(plan: PruningPlan, images: PlanImages, settings: DistilSettings) -
         return make_token_gate(plan).to(images.batches[0])
 
 
-def _model(plan: PruningPlan, gate: TokenGate, images: PlanImages) -> GatedViT:
-    return GatedViT(images.dense.module, plan, gate).eval()
+def _model(plan: PruningPlan, gate: TokenGate, images: PlanImages, reduction: Reduction) -> GatedViT:
+    return GatedViT(images.dense.module, plan, gate, reduction).eval()
 
 
 def _teach(
@@ -130,7 +133,13 @@ def _teach(
 
 
 def fitted_plan(
-    plan: PruningPlan, gate: TokenGate, images: PlanImages, held_out: PlanImages, cost: CostModel, effort: FitEffort
+    plan: PruningPlan,
+    gate: TokenGate,
+    images: PlanImages,
+    held_out: PlanImages,
+    cost: CostModel,
+    effort: FitEffort,
+    reduction: Reduction = "drop",
 ) -> PruningPlan:
     """Return a plan with counts that fit a gate, or as it is where they lose no less on the held-out images.
 
@@ -141,12 +150,13 @@ def fitted_plan(
         held_out: Others, at least two, that decide.
         cost: What plans of the model cost.
         effort: How long to look.
+        reduction: What becomes of tokens that are not kept.
     """
-    found = fit_to_gate(plan, gate, images, cost, effort=effort)
+    found = fit_to_gate(plan, gate, images, cost, reduction=reduction, effort=effort)
     fitted = with_fitted(plan, found.counts, cost)
     if fitted.sites == plan.sites:
         return plan
-    before, after = (answers_of(_model(one, gate, images), held_out).kl_nats for one in (plan, fitted))
+    before, after = (answers_of(_model(one, gate, images, reduction), held_out).kl_nats for one in (plan, fitted))
     return fitted if after < before else plan
 
 

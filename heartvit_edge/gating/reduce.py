@@ -1,4 +1,4 @@
-"""What becomes of patch tokens that do not go on by themselves: dropped, fused into one, or merged into their likest.
+"""What becomes of patch tokens that do not go on by themselves: dropped, fused into one, or joined to their likest.
 
 Every reduction leaves ``num_keep`` tokens, so a plan costs the same MACs under each. They are written without scatter
 or boolean indexing. Where the count is an int a traced graph has static shapes; where it is a tensor (0-d, int64) that
@@ -16,14 +16,20 @@ from torch import Tensor
 
 from heartvit_edge.errors import InputError
 from heartvit_edge.model.forward import keep_tokens
-from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 Count: TypeAlias = "int | Tensor"
 """A number of tokens; a tensor where a traced graph takes it as an input."""
 
 SMALLEST_NORM = 1e-12
 """A token shorter than this has no direction, and is like no other."""
+JOIN_FROM = 0.5
+"""Share of the blocks before which ``join`` drops: an early token has gathered little that is worth keeping."""
+UNLIKENESS_POWER = 2.0
+"""Joining costs what a token is worth times this power of its unlikeness to the one that it joins (docs/gates.md)."""
+SMALLEST_UNLIKENESS = 1e-4
+"""One minus a cosine is taken to be no less, which FP16 can still hold."""
 
 
 @dataclass(frozen=True)
@@ -32,9 +38,9 @@ class Reduced:
 
     Attributes:
         tokens: Prefix tokens, then patch tokens in their original order, shape (B, num_prefix + num_keep, C).
-        kept: Positions among the patches that entered, ascending, int64: of the patch tokens that stay or, under
-            ``merge``, of those that others joined or that stay alone, shape (B, num_keep); under ``fuse`` the fused
-            token has none, shape (B, num_keep - 1).
+        kept: Positions among the patches that entered, ascending, int64: of the patch tokens that stay or, where
+            others join them, of those joined or left alone, shape (B, num_keep); under ``fuse`` the fused token has
+            none, shape (B, num_keep - 1).
         sizes: Patches that each patch token stands for, shape (B or 1, num_keep); None where the others are gone.
     """
 
@@ -89,29 +95,48 @@ def merge(tokens: Tensor, _scores: Tensor | None, sizes: Tensor | None, num_keep
         Bolya et al. (2023), "Token Merging: Your ViT But Faster" (ToMe), section 3, which compares keys and merges a
         few tokens between attention and MLP of every block; here many are merged before the blocks that a plan names.
     """
+    return _merged(tokens, None, sizes, num_keep, num_prefix)
+
+
+def join(tokens: Tensor, scores: Tensor | None, sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
+    """Return ``num_keep`` patch tokens, the others merged into their likest as ``merge`` does: those that cost least.
+
+    What merging a token costs is what the gate says that it is worth, in nats, times a power of its unlikeness to the
+    one that it joins. Before ``JOIN_FROM`` of the blocks tokens are dropped instead (``reduction_at``).
+
+    Source:
+        Our own; docs/gates.md has what led to it.
+    """
+    assert scores is not None
+    return _merged(tokens, scores, sizes, num_keep, num_prefix)
+
+
+def _merged(tokens: Tensor, worth: Tensor | None, sizes: Tensor | None, num_keep: Count, num_prefix: int) -> Reduced:
+    """Merge in as many rounds as it takes; ``worth`` is the logarithm of what each patch token is worth (B, P)."""
     patches = tokens[:, num_prefix:]
     if sizes is None:
         sizes = patches[:, :, 0] * 0 + 1  # ones, whose shape a traced graph knows
     if isinstance(num_keep, Tensor):
-        patches, sizes, kept = _merge_round(patches, sizes, num_keep)
+        patches, sizes, kept = _merge_round(patches, sizes, num_keep, worth)
         return Reduced(torch.cat([tokens[:, :num_prefix], patches], dim=1), kept, sizes)
     if num_keep == patches.shape[1]:
         return Reduced(tokens, _all(tokens, num_prefix), sizes)
-    patches, sizes, kept = _merge_round(patches, sizes, max(num_keep, -(-int(patches.shape[1]) // 2)))
+    patches, sizes, kept = _merge_round(patches, sizes, max(num_keep, -(-int(patches.shape[1]) // 2)), worth)
     while int(patches.shape[1]) > num_keep:
         left = max(num_keep, -(-int(patches.shape[1]) // 2))
-        patches, sizes, positions = _merge_round(patches, sizes, left)
+        patches, sizes, positions = _merge_round(patches, sizes, left, None if worth is None else worth.gather(1, kept))
         kept = kept.gather(1, positions)
     return Reduced(torch.cat([tokens[:, :num_prefix], patches], dim=1), kept, sizes)
 
 
-def _merge_round(tokens: Tensor, sizes: Tensor, num_left: Count) -> tuple[Tensor, Tensor, Tensor]:
-    """Merge the tokens at even positions that are likest to one at an odd position into that one.
+def _merge_round(tokens: Tensor, sizes: Tensor, num_left: Count, worth: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """Merge tokens at even positions into the likest at an odd one: those that are likest, or that it costs least.
 
     Args:
         tokens: Shape (B, P, C).
         sizes: Patches that each stands for, shape (B, P).
         num_left: Tokens to leave, at least half of P and at most P.
+        worth: Logarithm of what each is worth, shape (B, P); None: likeness alone decides.
 
     Returns:
         Tokens (B, num_left, C), their sizes, and the positions of those left, int64, ascending.
@@ -123,7 +148,10 @@ def _merge_round(tokens: Tensor, sizes: Tensor, num_left: Count) -> tuple[Tensor
     num_sources = _length(sources, num_left)
     odds = torch.arange(1, cast("int", count), 2, device=tokens.device)
     likest = (_directions(sources) @ _directions(targets).transpose(1, 2)).topk(1, dim=2)  # of each source: (B, S, 1)
-    order = _top(likest.values[:, :, 0], num_sources).indices
+    ease = likest.values[:, :, 0]
+    if worth is not None:
+        ease = -worth[:, 0::2] - UNLIKENESS_POWER * (1 - ease).clamp(min=SMALLEST_UNLIKENESS).log()
+    order = _top(ease, num_sources).indices
     merged, alone = order[:, :num_merged], order[:, num_merged:]
     joins = likest.indices[:, :, 0].gather(1, merged).unsqueeze(1) == (odds // 2).unsqueeze(-1)  # (B, D, num_merged)
     mass = joins.to(tokens.dtype) * source_sizes.gather(1, merged).unsqueeze(1)
@@ -146,11 +174,25 @@ def _directions(tokens: Tensor) -> Tensor:
 REDUCTIONS: dict[Reduction, Callable[[Tensor, Tensor | None, Tensor | None, Count, int], Reduced]] = {
     "drop": drop,
     "fuse": fuse,
+    "join": join,
     "merge": merge,
 }
 """Each takes the tokens (B, num_prefix + P, C) that enter a site, what the gate says that each patch token is worth
 (B, P; None for ``merge``), the sizes that the site before left (None before the first), the patch tokens to leave,
 at most P (fewer under ``fuse``), and the number of prefix tokens, which stay as they are."""
+MERGING: tuple[Reduction, ...] = ("join", "merge")
+"""Those under which a token stands for several, and counts as often."""
+
+
+def reduction_at(reduction: Reduction, site: int, depth: int) -> Reduction:
+    """Return what becomes of tokens before one block: ``join`` drops them before ``JOIN_FROM`` of the blocks.
+
+    Args:
+        reduction: The model's.
+        site: The block.
+        depth: Number of blocks.
+    """
+    return "drop" if reduction == "join" and site < JOIN_FROM * depth else reduction
 
 
 def num_listed(reduction: Reduction, num_keep: int) -> int:

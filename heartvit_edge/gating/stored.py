@@ -17,6 +17,7 @@ from heartvit_edge.spec.files import check_sha256, new_file, refuse_existing, sh
 from heartvit_edge.spec.gate import TrainedGate
 from heartvit_edge.spec.model import ImageSetRef
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 AGAIN = "teach it again: heartvit-edge export --gate learned --force"
 
@@ -33,6 +34,7 @@ def write_gate(
     settings: DistilSettings,
     images: ImageSetRef,
     held_out: ImageSetRef,
+    reduction: Reduction = "drop",
     *,
     force: bool = False,
 ) -> TrainedGate:
@@ -47,6 +49,7 @@ def write_gate(
         settings: How it learnt.
         images: What it learnt from.
         held_out: What it was measured on.
+        reduction: What became of tokens that were not kept while it learnt.
         force: Replace one that is there.
 
     Raises:
@@ -67,6 +70,7 @@ def write_gate(
         images=images,
         held_out=held_out,
         settings=tuple(asdict(settings).items()),
+        reduction=reduction,
         hidden_units=hidden_units(learned.gate),
         macs=macs_of_gate(learned.gate, learned.plan),
         dense_macs=plan.dense_macs,

@@ -10,8 +10,9 @@ from heartvit_edge.report.precision_table import precision_table
 from heartvit_edge.report.svg_blocks import hidden_units
 from heartvit_edge.report.table import plain_table
 from heartvit_edge.spec.budget import Budget, Quantity
-from heartvit_edge.spec.pack import PackEntry, Reduction
+from heartvit_edge.spec.pack import PackEntry
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 LIMITS: dict[Quantity, tuple[str, str]] = {
     "macs": ("MACs", SHARE),
@@ -45,6 +46,7 @@ NOT_MEASURED = "not measured"
 OTHER_TOKENS: dict[Reduction, str] = {
     "drop": "dropped",
     "fuse": "fused into one mean token",
+    "join": "dropped in the first half of the blocks, then joined to the likest",
     "merge": "merged into the likest, which no gate decides",
 }
 

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.finetune import Answers
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource
+from heartvit_edge.spec.reduction import Reduction
 
 LEARNED = "learned"
 """What packs and runs call a gate that learnt from scores."""
@@ -43,6 +44,7 @@ class TrainedGate(Artefact):
         images: The images it learnt from; counts were fitted on half of them.
         held_out: Other images, on which it was measured; they decided whether fitted counts were taken.
         settings: How it learnt: names and values of ``gating.distil.DistilSettings``.
+        reduction: What became of tokens that were not kept, while it learnt and was measured.
         hidden_units: Hidden units of each site's network.
         macs: Multiply-accumulates of the gate for one image, over all sites.
         dense_macs: Those of the dense model, without a gate.
@@ -58,7 +60,7 @@ class TrainedGate(Artefact):
     """
 
     schema_name: ClassVar[str] = "trained-gate"
-    schema_version: ClassVar[int] = 3  # 1: gates read attention too; 2: no plan lay beside them
+    schema_version: ClassVar[int] = 4  # 1: gates read attention too; 2: no plan lay beside them; 3: all dropped tokens
 
     source: ModelSource
     shape: ModelShape
@@ -68,6 +70,7 @@ class TrainedGate(Artefact):
     images: ImageSetRef
     held_out: ImageSetRef
     settings: tuple[tuple[str, int | float | str], ...]
+    reduction: Reduction
     hidden_units: PositiveInt
     macs: PositiveInt
     dense_macs: PositiveInt

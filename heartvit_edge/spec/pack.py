@@ -16,6 +16,7 @@ from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Prepr
 from heartvit_edge.spec.parity import Parity
 from heartvit_edge.spec.plan import PruningPlan
 from heartvit_edge.spec.precision import Precision, PrecisionGraph
+from heartvit_edge.spec.reduction import Reduction
 from heartvit_edge.spec.routing import Routing
 from heartvit_edge.spec.sensitivity import SensitivityMap
 from heartvit_edge.spec.target import TargetName
@@ -27,9 +28,6 @@ WEIGHTS = "weights.bin"
 LARGEST_GRAPH = 2_000_000_000
 """Bytes of weights beyond which an ONNX file cannot hold them: protobuf ends at 2 GiB."""
 AGAIN = "export the pack again"
-
-Reduction = Literal["drop", "fuse", "merge"]
-"""What becomes of the patch tokens that do not go on by themselves."""
 
 Role = Literal["dense", "pruned", "baseline", "finetuned", "control"]
 """What an entry is for: the dense model; a budget's plan; that plan carried out in another way, to compare with; that

@@ -25,6 +25,7 @@ def trained_gate() -> TrainedGate:
         images=ImageSetRef(name="photos", num_images=896, sha256="3" * 64, labelled=False, seed=0),
         held_out=ImageSetRef(name="photos", num_images=NUM_IMAGES, sha256="4" * 64, labelled=False, seed=0),
         settings=(("epochs", 10), ("learning_rate", 0.002), ("seed", 0)),
+        reduction="drop",
         hidden_units=8,
         macs=GATE_MACS,
         dense_macs=40_000,

@@ -208,7 +208,10 @@ def test_macs_of_a_plan_are_those_of_the_nodes_of_the_exported_graph(tmp_path, n
     assert plan.macs == _graph_macs(tmp_path / "graph.onnx")
 
 
-@pytest.mark.parametrize(("reduction", "extra"), [("fuse", 0), ("merge", 8 * 8 * 32 + 8 * 6 * 32)])
+MERGING = 8 * 8 * 32 + 8 * 6 * 32
+
+
+@pytest.mark.parametrize(("reduction", "extra"), [("fuse", 0), ("join", MERGING), ("merge", MERGING)])
 def test_every_reduction_costs_what_the_plan_says_and_merging_its_two_products_beside(tmp_path, reduction, extra):
     dense = load_tiny(tmp_path)
     plan = plan_of(dense.shape, {2: 1 + 10})  # 6 of 16 patches go: 8 sources, 8 targets, 32 wide

@@ -16,6 +16,7 @@ from heartvit_edge.errors import InputError
 from heartvit_edge.export.any_count import AnyCountViT, check_counts, count_limits, sweep
 from heartvit_edge.gating.gate import default_gate
 from heartvit_edge.gating.gated import GatedViT
+from heartvit_edge.gating.reduce import reduction_at
 from heartvit_edge.gating.token_gate import make_token_gate
 from heartvit_edge.model.zoo import _shape
 
@@ -50,6 +51,7 @@ CASES = [
     ("average pooling", "fuse", False),
     ("plain", "merge", False),
     ("average pooling", "merge", False),
+    ("average pooling", "join", True),
     ("average pooling without class token", "drop", True),
 ]
 
@@ -61,7 +63,8 @@ def test_one_graph_answers_as_the_model_of_each_plan_at_every_batch_size(tmp_pat
     operators = {node.op_type for node in onnx.load(tmp_path / "m.onnx").graph.node}
     assert not operators & FORBIDDEN
     session = session_of(tmp_path / "m.onnx")
-    for number, counts in enumerate(sweep([(9, 6), (12, 7)], reduction, NUM_PATCHES)):
+    reductions = [reduction_at(reduction, site, shape.depth) for site in SITES]
+    for number, counts in enumerate(sweep([(9, 6), (12, 7)], reductions, NUM_PATCHES)):
         batch = (1, 2, 5)[number % 3]
         feeds = {f"num_keep_{site}": np.array(count) for site, count in zip(SITES, counts, strict=True)}
         logits, *kept = session.run(None, feeds | {"images": images(batch, seed=number).numpy()})
@@ -114,28 +117,31 @@ def test_the_inputs_are_images_and_one_number_a_site(tmp_path):
     assert [info.name for info in found.output] == ["logits", "kept_1", "kept_3"]
 
 
-@pytest.mark.parametrize("reduction", ["drop", "fuse", "merge"])
+@pytest.mark.parametrize("reduction", ["drop", "fuse", "join", "merge"])
 def test_the_sweep_has_the_plans_the_fewest_and_the_most_and_all_within_the_limits(reduction):
-    found = sweep([(100, 60, 40)], reduction, 196)
+    reductions = [reduction_at(reduction, site, 12) for site in (3, 6, 9)]
+    found = sweep([(100, 60, 40)], reductions, 196)
     assert found[0] == (100, 60, 40)
     assert len(found) == 6
     for counts in found:
         entering = 196
-        for count in counts:
-            fewest, most = count_limits(reduction, entering)
+        for one, count in zip(reductions, counts, strict=True):
+            fewest, most = count_limits(one, entering)
             assert fewest <= count <= most
             entering = count
     ends = {
         "drop": ((1, 1, 1), (196,) * 3),
         "fuse": ((4, 3, 2), (195, 194, 193)),
+        "join": ((3, 2, 1), (196, 195, 194)),
         "merge": ((98, 49, 25), (195, 194, 193)),
     }
     assert (found[1], found[-1]) == ends[reduction]
 
 
 def test_a_site_that_merges_more_than_half_is_refused_with_what_can_be_done():
-    check_counts((98, 49), SITES, "merge", 196)
-    check_counts((1, 1), SITES, "drop", 196)
+    check_counts((98, 49), SITES, ["merge"] * 2, 196)
+    check_counts((1, 1), SITES, ["drop"] * 2, 196)
+    check_counts((2, 1), SITES, ["drop", "join"], 196)
     with pytest.raises(InputError, match=r"keeps 48 of 98 patch tokens at block 3, .* leaves at least 49") as caught:
-        check_counts((98, 48), SITES, "merge", 196)
+        check_counts((98, 48), SITES, ["drop", "merge"], 196)
     assert "--form static" in caught.value.hint

@@ -34,12 +34,12 @@ def learned_gates():
     }
 
 
-@pytest.fixture(scope="module", params=["drop", "fuse", "merge", "learned"])
+@pytest.fixture(scope="module", params=["drop", "fuse", "merge", "learned", "joined"])
 def made(request, tmp_path_factory):
     """Return folder and manifest of a pack, and its reduction."""
     folder = tmp_path_factory.mktemp("made") / "pack"
-    reduction = "drop" if request.param == "learned" else request.param
-    gate = learned_gates() if request.param == "learned" else "class-attention"
+    reduction = {"learned": "drop", "joined": "join"}.get(request.param, request.param)
+    gate = learned_gates() if request.param in ("learned", "joined") else "class-attention"
     return folder, make_adaptive_pack(folder, "adaptive-input", gate, reduction), reduction
 
 

@@ -116,14 +116,18 @@ def test_a_graph_answers_as_pytorch_at_every_batch_size(tmp_path, variant, batch
         assert kept.tolist() == kept_in_pytorch.tolist()
 
 
-REDUCTIONS = {"fuse": [10, 4], "merge": [11, 3]}
+REDUCTIONS = {"fuse": [10, 4], "join": [11, 3], "merge": [11, 3]}
 
 
 @pytest.mark.parametrize("variant", ["plain", "registers", "average pooling"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_a_graph_that_fuses_or_merges_has_constant_shapes_and_answers_as_pytorch(tmp_path, reduction, variant):
+def test_a_graph_that_fuses_joins_or_merges_has_constant_shapes_and_answers_as_pytorch(tmp_path, reduction, variant):
     sites = {1: 11, 3: 5 if reduction == "fuse" else 3}  # 3 of 11: two rounds of merging
     model, shape = make_gated(variant, sites, HEADS, reduction)
+    if reduction == "join":
+        torch.manual_seed(0)
+        plan = plan_of(shape, {site: shape.num_prefix_tokens + count for site, count in sites.items()}, HEADS)
+        model.gate = make_token_gate(plan)
     write_graph(model, shape, tmp_path / "m.onnx")
     graph = onnx.load(tmp_path / "m.onnx")
     operators = {node.op_type for node in graph.graph.node}

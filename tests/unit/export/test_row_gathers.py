@@ -29,7 +29,7 @@ def _answers(model, **counts):
 
 
 @pytest.mark.parametrize("dynamo", [False, True], ids=["older exporter", "newer exporter"])
-@pytest.mark.parametrize("reduction", ["drop", "fuse", "merge"])
+@pytest.mark.parametrize("reduction", ["drop", "fuse", "join", "merge"])
 def test_rows_are_gathered_bit_for_bit(reduction, dynamo, tmp_path):
     target = with_dynamo(TARGETS["trt-10.3"]) if dynamo else TARGETS["trt-8.6"]
     model = onnx.load(_written(tmp_path, reduction, target))

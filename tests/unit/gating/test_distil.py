@@ -14,7 +14,8 @@ from heartvit_edge.gating.distil import DistilSettings, distil, log_nats, rankin
 from heartvit_edge.gating.examples import SiteExamples, collect_examples, scores_of
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.token_gate import make_token_gate
-from heartvit_edge.model.forward import embed, run_block
+from heartvit_edge.model.forward import RemovalGates, continue_forward, embed, run_block
+from heartvit_edge.sensitivity.fisher import exact_diagonal
 from heartvit_edge.sensitivity.loss import kl_to_dense
 from heartvit_edge.sensitivity.plan_images import PlanImages
 from heartvit_edge.spec.sensitivity import ScoreSettings
@@ -103,6 +104,31 @@ def test_where_a_gate_leaves_tokens_its_later_sites_see_those():
         for block in model.backbone.blocks[1:3]:
             tokens, _ = run_block(block, tokens)
     torch.testing.assert_close(found[3].tokens.double(), tokens, rtol=1e-3, atol=2e-3)
+
+
+@pytest.mark.usefixtures("every_eigenvector")
+def test_where_tokens_join_later_sites_see_them_joined_and_a_score_is_that_of_all_that_it_stands_for():
+    given, _, _ = collected()
+    dense = double_dense()
+    plan = plan_of(dense.shape, {2: 1 + 10, 3: 1 + 6})
+    torch.manual_seed(0)
+    model = GatedViT(dense.module, plan, make_token_gate(plan).to(DOUBLE), "join").eval()
+    found, seen = collect_examples(given, model, by_gate=True), []
+
+    def run(block, tokens, key_bias):
+        seen.append((tokens, key_bias))
+        return run_block(block, tokens, key_bias)
+
+    with torch.no_grad():
+        model.run_blocks(given.batches[0], run)
+        tokens, bias = seen[2]
+        tokens, _ = run_block(model.backbone.blocks[2], tokens, bias)
+    torch.testing.assert_close(found[3].tokens.double(), tokens, rtol=1e-3, atol=2e-3)
+    sizes = bias[:, 1:].exp()
+    assert (sizes > 1).any()
+    gates = torch.ones(*sizes.shape, dtype=DOUBLE, requires_grad=True)
+    log_probs = continue_forward(model.backbone, tokens, 3, RemovalGates(tokens={3: gates * sizes})).log_softmax(1)
+    torch.testing.assert_close(found[3].scores.double(), exact_diagonal(log_probs, gates), rtol=1e-4, atol=1e-9)
 
 
 def _learnable(count=96, seed=0):

@@ -53,6 +53,14 @@ def test_losses_are_those_of_the_plan_with_the_counts_and_the_gate_choosing(imag
     assert found.losses.mean() < found.before.mean()
 
 
+def test_counts_for_joining_are_measured_with_tokens_that_join(images, gate):
+    found = fit_to_gate(plan(), gate, images, CostModel(plan().shape), reduction="join", effort=EFFORT)
+    model = GatedViT(tiny_dense().module, plan(), gate, "join").eval()
+    assert float(found.before.mean()) == pytest.approx(answers_of(model, images).kl_nats, rel=1e-5)
+    dropping = fit_to_gate(plan(), gate, images, CostModel(plan().shape), effort=EFFORT)
+    assert found.before.mean() != pytest.approx(dropping.before.mean(), rel=1e-3)
+
+
 def test_the_gate_costs_no_more_than_at_the_plans_counts(images, gate):
     found = fit_to_gate(plan(), gate, images, CostModel(plan().shape), effort=EFFORT)
     fitted = with_fitted(plan(), found.counts, CostModel(plan().shape))

@@ -9,9 +9,10 @@ import torch
 from fakes.tiny_vit import images, make_vit, plan_of
 
 from heartvit_edge.errors import InputError
+from heartvit_edge.gating.gate import AttentionGate
 from heartvit_edge.gating.gated import GatedViT
-from heartvit_edge.gating.reduce import REDUCTIONS, drop, fuse, merge
-from heartvit_edge.model.forward import RemovalGates, embed, forward
+from heartvit_edge.gating.reduce import REDUCTIONS, drop, fuse, join, merge, reduction_at
+from heartvit_edge.model.forward import RemovalGates, embed, forward, run_block
 from heartvit_edge.model.zoo import _shape
 
 DOUBLE = torch.float64
@@ -30,6 +31,14 @@ def best(scores, count):
     return sorted(sorted(range(len(scores)), key=lambda position: -scores[position])[:count])
 
 
+def logarithms(dense):
+    """Return a gate whose scores are logarithms of class attention."""
+    gate = AttentionGate("class-attention", dense)
+    found = torch.nn.Identity()
+    found.forward = lambda site, tokens, weights: gate(site, tokens, weights).log()
+    return found
+
+
 def fused_by_hand(patches, scores, num_keep):
     """Return the kept patches, the mean of the others by softmax of their scores, and which stay."""
     kept = best(scores, num_keep - 1)
@@ -39,8 +48,8 @@ def fused_by_hand(patches, scores, num_keep):
     return [patches[position] for position in kept], mean, kept
 
 
-def merged_by_hand(patches, num_keep):
-    """Return (token, size, position) of those left: rounds over even and odd places, the likest pairs first."""
+def merged_by_hand(patches, num_keep, nats=None):
+    """Return (token, size, position) of those left: rounds over even and odd places, likest or cheapest pairs first."""
     left = [(patch, 1, position) for position, patch in enumerate(patches)]
     while len(left) > num_keep:
         pairs = []
@@ -50,7 +59,8 @@ def merged_by_hand(patches, num_keep):
                 for odd in range(1, len(left), 2)
             }
             odd = max(likeness, key=likeness.get)
-            pairs.append((likeness[odd], even, odd))
+            cost = 1 if nats is None else nats[left[even][2]] * (1 - likeness[odd]) ** 2
+            pairs.append((likeness[odd] if nats is None else -cost, even, odd))
         going = sorted(pairs, reverse=True)[: min(len(left) - num_keep, len(left) // 2)]
         groups = {place: [place] for place in range(len(left))}
         for _, even, odd in going:
@@ -111,6 +121,57 @@ def test_merge_joins_the_likest_pairs_in_as_many_rounds_as_it_takes(entering, nu
         assert found.sizes[image].tolist() == [size for _, size, _ in left]
         expected = torch.stack([*tokens[image, :PREFIX], *(token for token, *_ in left)])
         torch.testing.assert_close(found.tokens[image], expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("num_keep", [9, 8, 7, 5, 4, 2, 1])
+def test_join_merges_those_that_are_worth_little_and_like_another(entering, num_keep):
+    tokens, scores = entering
+    found = join(tokens, scores, None, num_keep, PREFIX)
+    for image in range(3):
+        left = merged_by_hand(list(tokens[image, PREFIX:]), num_keep, scores[image].exp().tolist())
+        assert found.kept[image].tolist() == [position for *_, position in left]
+        assert found.sizes[image].tolist() == [size for _, size, _ in left]
+        expected = torch.stack([*tokens[image, :PREFIX], *(token for token, *_ in left)])
+        torch.testing.assert_close(found.tokens[image], expected, rtol=0, atol=1e-12)
+
+
+def test_join_merges_as_merge_does_where_all_are_worth_the_same_and_not_elsewhere(entering):
+    tokens, scores = entering
+    alike, other = (join(tokens, worth, None, 7, PREFIX) for worth in (torch.zeros_like(scores), scores))
+    assert torch.equal(alike.tokens, merge(tokens, None, None, 7, PREFIX).tokens)
+    assert not torch.equal(other.kept, alike.kept)
+
+
+def test_join_drops_in_the_first_half_of_the_blocks():
+    assert [reduction_at("join", site, 12) for site in (1, 5, 6, 11)] == ["drop", "drop", "join", "join"]
+    assert [reduction_at("join", site, 5) for site in (2, 3)] == ["drop", "join"]
+    assert reduction_at("merge", 1, 12) == "merge"
+    dense, batch = make_vit(), images(3)
+    gate = logarithms(dense)
+    early, late = (plan_of(_shape(dense), {site: 1 + 9}) for site in (1, 2))
+    ours, theirs = (GatedViT(dense, early, gate, reduction)(batch) for reduction in ("join", "drop"))
+    assert all(torch.equal(one, other) for one, other in zip(ours, theirs, strict=True))
+    joined, dropped = (GatedViT(dense, late, gate, reduction)(batch)[0] for reduction in ("join", "drop"))
+    assert (joined - dropped).abs().max() > 1e-3
+
+
+def test_a_joined_token_counts_in_attention_as_the_tokens_that_it_stands_for():
+    dense, batch = make_vit(dtype=DOUBLE), images(2, dtype=DOUBLE)
+    plan = plan_of(_shape(dense), {1: 1 + 12, 2: 1 + 8, 3: 1 + 5})
+    model = GatedViT(dense, plan, logarithms(dense), "join")
+    biases = []
+
+    def seen(block, tokens, key_bias):
+        biases.append(None if key_bias is None else key_bias.exp())
+        return run_block(block, tokens, key_bias)
+
+    _, _, sizes = model.run_blocks(batch, seen)
+    assert biases[:2] == [None, None]
+    assert [bias.shape[1] for bias in biases[2:]] == [1 + 8, 1 + 5]
+    for bias in biases[2:]:
+        torch.testing.assert_close(bias[:, 1:].sum(dim=1), torch.full((2,), 12.0, dtype=DOUBLE))
+        assert torch.equal(bias[:, 0], torch.ones(2, dtype=DOUBLE))
+    torch.testing.assert_close(biases[-1][:, 1:], sizes)
 
 
 def test_what_is_merged_at_a_second_site_is_the_mean_of_all_its_patches(entering):
