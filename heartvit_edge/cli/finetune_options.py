@@ -15,8 +15,6 @@ from heartvit_edge.errors import InputError
 if TYPE_CHECKING:
     from heartvit_edge.data.images import ImageSet
     from heartvit_edge.finetune.subject import Subject
-    from heartvit_edge.gating.gate import GateName
-    from heartvit_edge.gating.token_gate import TokenGate
     from heartvit_edge.spec.pack import BudgetPack, PackEntry
     from heartvit_edge.spec.plan import PruningPlan
 
@@ -193,8 +191,9 @@ def read_plans(path: Path, labels: Sequence[str], gate: str | None) -> tuple[lis
         if labels:
             raise InputError(f"--budget picks entries of a pack, and {path} is one plan", hint="leave --budget out")
         plan = PruningPlan.read(path)
-        chosen = default_gate(plan.shape) if gate is None else _named_gate(gate, plan)
-        return [Subject(plan, chosen if plan.sites else None)], None
+        if not plan.sites:
+            return [Subject(plan, None)], None
+        return [Subject(plan, default_gate(plan.shape)) if gate is None else _gated(plan, gate)], None
     pack = BudgetPack.open(path)
     if gate is not None:
         raise InputError(f"the entries of {path} have their gates", hint="leave --gate out, or name a PLAN.json")
@@ -221,38 +220,42 @@ def _subject(entry: PackEntry, pack: Path) -> Subject:
             f"{entry.name} is a {entry.role} entry, and a training starts from a budget's own",
             hint="--control" if entry.role == "control" else f"--budget {entry.compares_with}",
         )
-    if entry.plan.sites and entry.reduction != "drop":
+    if entry.plan.sites and entry.reduction not in ("drop", "join"):
         raise InputError(
             f"{entry.name} does not drop tokens but {entry.reduction}s them, which is not trained",
             hint="export with --reduction drop",
         )
     if entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
         weights = pack / entry.gate_weights
-        return Subject(entry.plan, load_gate_weights(weights, entry.gate_weights_sha256, entry.plan, AGAIN))
+        gate = load_gate_weights(weights, entry.gate_weights_sha256, entry.plan, AGAIN)
+        return Subject(entry.plan, gate, entry.reduction)
     if entry.gate is not None and entry.gate not in GATES:
         raise InputError(f"the pack's gate {entry.gate!r} cannot be made, only {', '.join(GATES)} can")
     return Subject(entry.plan, entry.gate)
 
 
-def _named_gate(text: str, plan: PruningPlan) -> GateName | TokenGate:
-    """Return the gate that ``--gate`` names: its name, or what a file holds.
+def _gated(plan: PruningPlan, text: str) -> Subject:
+    """Return a plan with the gate that ``--gate`` names: by its name, or what a file holds.
 
     Raises:
         InputError: If there is no such gate, or it is of another plan.
         CheckError: If its tensors were altered.
     """
+    from heartvit_edge.finetune.subject import Subject
     from heartvit_edge.gating.gate import GATES
     from heartvit_edge.gating.stored import load_gate
+    from heartvit_edge.spec.gate import TrainedGate
 
     for name in GATES:
         if text == name:
-            return name
+            return Subject(plan, name)
     if not text.endswith(".json"):
         raise InputError(
             f"--gate {text!r} is no gate, expected one of {', '.join(GATES)}, or a GATE.json",
             hint=f"--gate SCORES/gates/{plan.label}.json",
         )
-    return load_gate(Path(text), plan)
+    path = Path(text)
+    return Subject(plan, load_gate(path, plan), TrainedGate.read(path).reduction)
 
 
 def load_training_images(

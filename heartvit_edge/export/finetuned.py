@@ -108,6 +108,7 @@ def _entry(beside: Entry, model: FineTuned, folder: Path, dense: DenseModel) -> 
         load_finetuned(folder, model.name, dense),
         beside.plan,
         gate_name=model.gate,
+        reduction=model.reduction,
         role=role,
         compares_with=beside.name,
         form=beside.form,

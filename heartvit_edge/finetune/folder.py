@@ -101,6 +101,7 @@ def store(subject: Subject, trained: Trained, out: Path) -> FineTuned:
         plan_sha256=subject.plan.digest() if subject.plan is not None else None,
         gate=subject.gate_name,
         gate_from_sha256=subject.gate_sha256,
+        reduction=subject.reduction,
         weights=weights.name,
         weights_sha256=sha256_file(weights),
         gate_weights=gate.name if parts["gate"] else None,

@@ -46,7 +46,7 @@ def load_finetuned(
         control = deepcopy(dense.module)
         _load(control, folder / entry.weights, entry.weights_sha256)
         return control.eval()
-    model = GatedViT(dense.module, entry.plan, _gate(entry, entry.plan, gate))
+    model = GatedViT(dense.module, entry.plan, _gate(entry, entry.plan, gate), entry.reduction)
     _load(model.backbone, folder / entry.weights, entry.weights_sha256)
     if model.gate is not None and entry.gate_weights is not None and entry.gate_weights_sha256 is not None:
         _load(model.gate, folder / entry.gate_weights, entry.gate_weights_sha256)

@@ -19,6 +19,7 @@ from heartvit_edge.spec.files import sha256_bytes
 from heartvit_edge.spec.finetune import CONTROL, FinetuneRecipe
 from heartvit_edge.spec.gate import LEARNED
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 
 @dataclass(frozen=True)
@@ -28,10 +29,12 @@ class Subject:
     Attributes:
         plan: What each block keeps; None for the dense control.
         gate: What chooses tokens, by name or as a module, which is copied; None where the plan drops none.
+        reduction: What becomes of tokens that are not kept: ``drop`` or ``join``.
     """
 
     plan: PruningPlan | None
     gate: GateName | nn.Module | None
+    reduction: Reduction = "drop"
 
     @property
     def name(self) -> str:
@@ -55,20 +58,21 @@ class Subject:
     def digest(self) -> str:
         """Return a hash of what this is before training."""
         plan = self.plan.digest() if self.plan is not None else CONTROL
-        return sha256_bytes(f"{plan} {self.gate_name} {self.gate_sha256}".encode())
+        joined = "" if self.reduction == "drop" else f" {self.reduction}"
+        return sha256_bytes(f"{plan} {self.gate_name} {self.gate_sha256}{joined}".encode())
 
     def model(self, dense: DenseModel) -> GatedViT:
         """Return the model that is trained, with weights of its own."""
         plan = self.plan if self.plan is not None else dense_plan(dense.source, dense.shape)
-        return GatedViT(dense.module, plan, deepcopy(self.gate))
+        return GatedViT(dense.module, plan, deepcopy(self.gate), self.reduction)
 
 
 def check_subject(subject: Subject, dense: DenseModel, recipe: FinetuneRecipe) -> None:
     """Return only if a subject is of this model, and has what the recipe trains.
 
     Raises:
-        InputError: If its plan is of another model, its gate reads what the model lacks, or the gate's weights alone
-            are to be trained and it has none.
+        InputError: If its plan is of another model, its gate reads what the model lacks, the gate's weights alone are
+            to be trained and it has none, or they are to be trained and tokens are not dropped.
     """
     plan = subject.plan
     if plan is None:
@@ -85,6 +89,11 @@ def check_subject(subject: Subject, dense: DenseModel, recipe: FinetuneRecipe) -
         raise InputError(f"plan {plan.label} removes nothing", hint="--control trains the dense model")
     if isinstance(subject.gate, str):
         check_gate(subject.gate, dense.module)
+    if recipe.gate_weight and subject.reduction != "drop":
+        raise InputError(
+            f"{plan.label}: a gate is trained as if tokens were dropped, and here they {subject.reduction} others",
+            hint="leave --gates-only and --gate-weight out: the weights behind the gate are trained",
+        )
     if recipe.gates_only and subject.gate_sha256 is None:
         found = f"gate {subject.gate_name} has none" if plan.sites else "its plan drops no tokens"
         raise InputError(

@@ -10,6 +10,7 @@ from typing_extensions import Self
 from heartvit_edge.spec.base import Artefact, Spec
 from heartvit_edge.spec.model import ImageSetRef, ModelShape, ModelSource, Preprocessing
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 FINETUNE = "finetune.json"
 CONTROL = "control"
@@ -131,6 +132,7 @@ class FineTuned(Spec):
         plan_sha256: The plan's digest; None for the control.
         gate: Name of what chooses tokens; None where none are dropped.
         gate_from_sha256: Hash of the gate's weights before training; None where it has none.
+        reduction: What became of tokens that were not kept.
         weights: File of the backbone's tensors under timm's names, without what the plan removes; relative to the run.
         weights_sha256: Its hash.
         gate_weights: File of the gate's tensors, relative to the run; None where it has none.
@@ -145,6 +147,7 @@ class FineTuned(Spec):
     plan_sha256: str | None
     gate: str | None
     gate_from_sha256: str | None
+    reduction: Reduction = "drop"
     weights: str
     weights_sha256: str
     gate_weights: str | None

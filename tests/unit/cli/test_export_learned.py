@@ -148,7 +148,7 @@ def test_a_gate_that_learnt_otherwise_is_refused_and_left_as_it_is(run, made, tm
 def fitting(pack, monkeypatch):
     """Let the search find that the first site should keep a token more, and the last one fewer."""
 
-    def found(plan, _gate, _images, _held_out, cost, _effort):
+    def found(plan, _gate, _images, _held_out, cost, _effort, _reduction):
         counts = {site: tokens - 1 for site, tokens in plan.sites.items()}
         first, last = min(counts), max(counts)
         return with_fitted(plan, counts | {first: counts[first] + 1, last: counts[last] - 1}, cost)
@@ -237,6 +237,7 @@ def test_few_images_are_learnt_from_in_batches_that_leave_some_steps_an_epoch(in
 REFUSED = {
     "too few images": (["--gate", "learned"], "few.npz", "few.npz has 45 images, of which 31 are left to teach a gate"),
     "merge": (["--gate", "learned", "--reduction", "merge"], "noise.npz", "--reduction merge goes by likeness"),
+    "join without it": (["--reduction", "join"], "noise.npz", "--reduction join weighs nats against likeness"),
     "images for no gate": (["--gate-images", "40"], "noise.npz", "--gate-images teach a gate, and none is to learn"),
     "scores that cannot choose": (
         ["--gate", "learned", "--scorer", "taylor"],
@@ -292,6 +293,57 @@ def test_a_baseline_and_a_fused_entry_are_no_start_of_a_training(run, made, pack
     result = run("finetune", tmp_path / "fused", "--out", tmp_path / "run")
     assert result.exit_code == 2
     assert f"{LABEL} does not drop tokens but fuses them, which is not trained" in result.stderr
+
+
+@pytest.fixture
+def joined(run, made):
+    """Return a folder with a pack whose tokens join, and its scores, made once for this module."""
+    folder = made / "joined"
+    if not folder.exists():
+        words = ["--gate", "learned", "--keep-counts", "--scores", folder / "scores", "--reduction", "join"]
+        result = run("export", *words, "--out", folder / "pack")
+        assert result.exit_code == 0, result.stderr
+    return folder
+
+
+def test_a_gate_for_joining_is_taught_by_what_joining_leaves_and_serves_nothing_else(run, joined, tmp_path):
+    words = ["--gate", "learned", "--keep-counts", "--scores", joined / "scores", "--out"]
+    gate = joined / "scores" / "gates" / f"{LABEL}.json"
+    known, found = TrainedGate.read(gate), BudgetPack.open(joined / "pack").entry(LABEL)
+    assert (known.reduction, found.reduction, found.gate) == ("join", "join", "learned")
+    result = run("export", *words, tmp_path / "dropped")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"{gate} learnt where tokens join others, and here they are dropped" in result.stderr
+    assert "hint: " in result.stderr
+
+
+def test_what_joins_is_trained_behind_its_gate_and_exported_as_it_was_trained(run, inputs, joined, tmp_path):
+    gate, plan = (joined / "scores" / "gates" / f"{LABEL}{end}" for end in (".json", ".plan.json"))
+    for number, words in enumerate(([joined / "pack"], [plan, "--gate", gate])):
+        result = run("finetune", *words, "--out", tmp_path / f"run-{number}")
+        assert result.exit_code == 0, result.stderr
+        (stored,) = FinetuneRun.read(tmp_path / f"run-{number}" / FINETUNE).entries
+        assert stored.reduction == "join"
+        result = run("finetune", *words, "--gates-only", "--out", tmp_path / "gates")
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"{LABEL}: a gate is trained as if tokens were dropped, and here they join others" in result.stderr
+        assert "hint: leave --gates-only and --gate-weight out" in result.stderr
+    words = ["--gate", "learned", "--keep-counts", "--scores", joined / "scores", "--reduction", "join"]
+    result = run("export", *words, "--finetuned", tmp_path / "run-0", "--out", tmp_path / "pack")
+    assert result.exit_code == 0, result.stderr
+    assert BudgetPack.open(tmp_path / "pack").entry(f"{LABEL}.finetuned").reduction == "join"
+    batch = images(6)
+    session = onnxruntime.InferenceSession(
+        tmp_path / "pack" / f"{LABEL}.finetuned.onnx", providers=["CPUExecutionProvider"]
+    )
+    model = load_finetuned(tmp_path / "run-0", LABEL, load_tiny(inputs))
+    with torch.no_grad():
+        expected = model(batch)[0].numpy()
+        model.reduction = "drop"
+        dropped = model(batch)[0].numpy()
+    logits = session.run(["logits"], {"images": batch.numpy()})[0]
+    np.testing.assert_allclose(logits, expected, atol=1e-4 * float(abs(expected).max()))
+    assert abs(logits - dropped).max() > 1e-2 * float(abs(expected).max())
 
 
 def test_fine_tuned_models_stand_beside_those_they_compare_with(pack, tuned, both):
