@@ -3,8 +3,9 @@
 Gates learn from scores of training images alone, site by site. With ``--later`` it is as ``gating.learn`` has it: token
 counts are fitted to a first gate on images that it has not seen, and those teach too, scored on the tokens that it
 leaves. Thresholds of per-input counts are found on training images that no gate learnt from, so that they leave as many
-MACs on average as the plan does. Plans with their gates and the dense model are fine-tuned by one recipe. Test images
-are run once, at the end. Examples, gates and fine-tunes are kept in a folder, so that a run that was stopped goes on.
+MACs on average as the plan does. With ``--reduction join`` late blocks let tokens join their likest, as that reduction
+has it. Plans with their gates and the dense model are fine-tuned by one recipe. Test images are run once, at the end.
+Examples, gates and fine-tunes are kept in a folder, so that a run that was stopped goes on.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from heartvit_edge.data.split import split
 from heartvit_edge.finetune.subject import Subject
 from heartvit_edge.gating.distil import DistilSettings, distil
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
-from heartvit_edge.gating.gate import GateName
+from heartvit_edge.gating.gate import AttentionGate, GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import fitted_plan, macs_of_gate
 from heartvit_edge.gating.per_input import CountRule, Measured, measure
@@ -47,8 +48,8 @@ from heartvit_edge.sensitivity.score import make_settings
 from heartvit_edge.sensitivity.thinned import thin
 from heartvit_edge.spec.files import new_file
 from heartvit_edge.spec.finetune import CONTROL, FinetuneRecipe
-from heartvit_edge.spec.pack import Reduction
 from heartvit_edge.spec.plan import PruningPlan
+from heartvit_edge.spec.reduction import Reduction
 
 IMG_SIZE = 112
 CHUNK = 1000
@@ -79,6 +80,7 @@ def main() -> None:
     parser.add_argument("--later", type=int, default=0, help="others: counts are fitted on them, and they teach too")
     parser.add_argument("--held-out", type=int, default=500, help="training images that show how well they rank")
     parser.add_argument("--evaluated", type=int, default=2000, help="test images")
+    parser.add_argument("--reduction", choices=("drop", "join"), default="drop", help="what becomes of other tokens")
     parser.add_argument("--epochs", type=int, default=DistilSettings().epochs, help="passes over the examples")
     parser.add_argument("--fine-tuned", type=int, help="images of the fine-tunes, 0: none (all training images else)")
     parser.add_argument("--fine-tune-epochs", type=int, default=5, help="passes over them")
@@ -111,23 +113,25 @@ def main() -> None:
     for plan in plans:
         gate, seconds = gates[plan.label]
         trained = _trained(args)
-        ways = _ways(dense, plan, gate, images)
+        ways = _ways(dense, plan, gate, images, args.reduction)
         found = {
             name: _Answers(*_kept_in(folder_of(args.work, plan) / f"{name}-{trained}-{args.evaluated}.pt", run))
             for name, run in ways.items()
         }
-        counted = _kept_in(
-            folder_of(args.work, plan) / f"{PER_INPUT}-{_rules()}-{trained}-{args.evaluated}.pt",
-            partial(_by_image, dense, plan, gate, found_on, images),
-        )
-        found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
+        claims += _claims(plan, found, seconds)
+        if args.reduction == "drop":
+            counted = _kept_in(
+                folder_of(args.work, plan) / f"{PER_INPUT}-{_rules()}-{trained}-{args.evaluated}.pt",
+                partial(_by_image, dense, plan, gate, found_on, images),
+            )
+            found[PER_INPUT] = _Answers(counted.losses, int(counted.agrees.sum()))
+            claims += _per_input_claims(plan, gate, found, counted)
+            details[f"{plan.label}: patch tokens by site, 5 to 95 % of images"] = {
+                site: counted.quantiles(site) for site in counted.counts
+            }
         rows += [
             {"plan": plan.label, "macs": plan.macs_fraction, "way": name} | one.row() for name, one in found.items()
         ]
-        claims += _claims(plan, found, seconds) + _per_input_claims(plan, gate, found, counted)
-        details[f"{plan.label}: patch tokens by site, 5 to 95 % of images"] = {
-            site: counted.quantiles(site) for site in counted.counts
-        }
     if tuned is not None:
         more, top1 = fine_tuned_claims(dense, plans, tuned, images, drawn.labels.tolist())
         claims += more
@@ -149,7 +153,11 @@ def _fine_tune(
     train, _ = split(others, args.fine_tuned or len(others), 0)
     recipe = RECIPE.model_copy(update={"epochs": args.fine_tune_epochs})
     how = f"{_trained(args)}-{len(train)}-{args.fine_tune_epochs}"
-    subjects = [Subject(plan, gates[plan.label][0]) for plan in plans if args.fine_tune_only in (None, plan.label)]
+    subjects = [
+        Subject(plan, gates[plan.label][0], args.reduction)
+        for plan in plans
+        if args.fine_tune_only in (None, plan.label)
+    ]
     if args.fine_tune_only is None:
         subjects.append(Subject(None, None))
     folders: dict[str, Path] = {}
@@ -201,7 +209,11 @@ class _Taught:
 def _trained(args: argparse.Namespace) -> str:
     """Return a name of what gates learnt from."""
     later = f"-{args.later}" if args.later else ""
-    return f"{args.learnt}{later}-{args.held_out}-{args.epochs}"
+    return f"{args.learnt}{later}-{args.held_out}-{args.epochs}{_joined(args)}"
+
+
+def _joined(args: argparse.Namespace) -> str:
+    return "" if args.reduction == "drop" else f"-{args.reduction}"
 
 
 def _train(
@@ -217,30 +229,40 @@ def _train(
     first = f"{len(learnt)}-{len(held_out)}-{args.epochs}"
 
     def examples_of_first() -> dict[int, SiteExamples]:
-        return load_examples(dense, GatedViT(dense.module, plan, make_token_gate(plan)), learnt, folder / "learnt")
+        model = GatedViT(dense.module, plan, make_token_gate(plan), args.reduction)
+        return load_examples(dense, model, learnt, folder / "learnt")
 
     gate, seconds = _taught_in(folder / f"gate-{first}.pt", plan, lambda: [examples_of_first()], args.epochs)
     if later is None:
         return _Taught(plan, gate, seconds)
-    path = folder / f"counts-{first}-{len(later)}.json"
+    path = folder / f"counts-{first}-{len(later)}{_joined(args)}.json"
     if not path.exists():
-        _fit(dense, plan, gate, later, held_out).write(path)
+        _fit(dense, plan, gate, later, held_out, args.reduction).write(path)
     fitted = PruningPlan.read(path)
     own = folder_of(args.work, fitted)
 
     def every_lot() -> list[dict[int, SiteExamples]]:
-        model = GatedViT(dense.module, fitted, gate).eval()
-        return [examples_of_first(), load_examples(dense, model, later, own / f"later-{first}", by_gate=True)]
+        model = GatedViT(dense.module, fitted, gate, args.reduction).eval()
+        kept_in = own / f"later-{first}{_joined(args)}"
+        return [examples_of_first(), load_examples(dense, model, later, kept_in, by_gate=True)]
 
     second, more = _taught_in(own / f"gate-{_trained(args)}.pt", fitted, every_lot, args.epochs)
     return _Taught(fitted, second, seconds + more)
 
 
-def _fit(dense: DenseModel, plan: PruningPlan, gate: TokenGate, later: ImageSet, held_out: ImageSet) -> PruningPlan:
+def _fit(
+    dense: DenseModel,
+    plan: PruningPlan,
+    gate: TokenGate,
+    later: ImageSet,
+    held_out: ImageSet,
+    reduction: Reduction,
+) -> PruningPlan:
     """Return the plan with counts that fit a gate, found on some of the images that it did not learn from."""
     some, _ = split(later, min(FITTED_ON, len(later)), 0)
     sought, deciding = (load_plan_images(dense, part, make_settings(dense.shape.depth)) for part in (some, held_out))
-    found = fitted_plan(plan, gate, sought, deciding, CostModel(plan.shape), FitEffort(most_tried=MOST_TRIED))
+    effort = FitEffort(most_tried=MOST_TRIED)
+    found = fitted_plan(plan, gate, sought, deciding, CostModel(plan.shape), effort, reduction)
     print(f"{plan.label}: tokens by site {found.sites} for {plan.sites}", flush=True)
     return found
 
@@ -306,7 +328,21 @@ class _Answers:
         return {"agreement": self.agreement, "kl_nats": list(mean_interval(self.losses)), "images": len(self.losses)}
 
 
-def _ways(dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages) -> dict[str, Run]:
+class _Logarithm(torch.nn.Module):
+    """A gate's scores as logarithms, as joining takes them."""
+
+    def __init__(self, gate: torch.nn.Module) -> None:
+        super().__init__()
+        self.gate = gate
+
+    def forward(self, site: int, tokens: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+        scores: torch.Tensor = self.gate(site, tokens, weights)
+        return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
+
+
+def _ways(
+    dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages, reduction: Reduction
+) -> dict[str, Run]:
     def by_scores() -> tuple[NDArray[np.float64], int]:
         ran = thin(images, plan.blocks)
         return ran.losses, ran.num_agreeing
@@ -316,9 +352,12 @@ def _ways(dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanIma
         "attention received": ("attention-received", "drop"),
         "class attention": ("class-attention", "drop"),
         "merge": (None, "merge"),
-        "gate": (gate, "drop"),
+        "gate": (gate, reduction),
         "gate, dropped tokens fused": (gate, "fuse"),
     }
+    if reduction == "join":
+        attention = _Logarithm(AttentionGate("class-attention", dense.module))
+        gated |= {"gate, tokens dropped": (gate, "drop"), "class attention, tokens joined": (attention, "join")}
     ways: dict[str, Run] = {
         way: partial(_run, GatedViT(dense.module, plan, chosen, reduction).eval(), images)
         for way, (chosen, reduction) in gated.items()
