@@ -34,7 +34,7 @@ from heartvit_edge.data.split import split
 from heartvit_edge.finetune.subject import Subject
 from heartvit_edge.gating.distil import DistilSettings, distil
 from heartvit_edge.gating.examples import SiteExamples, collect_examples
-from heartvit_edge.gating.gate import AttentionGate, GateName
+from heartvit_edge.gating.gate import GateName
 from heartvit_edge.gating.gated import GatedViT
 from heartvit_edge.gating.learn import fitted_plan, macs_of_gate
 from heartvit_edge.gating.per_input import CountRule, Measured, measure
@@ -328,18 +328,6 @@ class _Answers:
         return {"agreement": self.agreement, "kl_nats": list(mean_interval(self.losses)), "images": len(self.losses)}
 
 
-class _Logarithm(torch.nn.Module):
-    """A gate's scores as logarithms, as joining takes them."""
-
-    def __init__(self, gate: torch.nn.Module) -> None:
-        super().__init__()
-        self.gate = gate
-
-    def forward(self, site: int, tokens: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
-        scores: torch.Tensor = self.gate(site, tokens, weights)
-        return scores.clamp_min(torch.finfo(scores.dtype).tiny).log()
-
-
 def _ways(
     dense: DenseModel, plan: PruningPlan, gate: TokenGate, images: PlanImages, reduction: Reduction
 ) -> dict[str, Run]:
@@ -356,8 +344,7 @@ def _ways(
         "gate, dropped tokens fused": (gate, "fuse"),
     }
     if reduction == "join":
-        attention = _Logarithm(AttentionGate("class-attention", dense.module))
-        gated |= {"gate, tokens dropped": (gate, "drop"), "class attention, tokens joined": (attention, "join")}
+        gated |= {"gate, tokens dropped": (gate, "drop"), "class attention, tokens joined": ("class-attention", "join")}
     ways: dict[str, Run] = {
         way: partial(_run, GatedViT(dense.module, plan, chosen, reduction).eval(), images)
         for way, (chosen, reduction) in gated.items()

@@ -48,8 +48,8 @@ class GatedViT(nn.Module):
             plan: What each block keeps.
             gate: What chooses tokens, by name or as a module, which becomes part of this one; None where the plan drops
                 none or they are merged, which likeness decides.
-            reduction: What becomes of the tokens that do not go on by themselves; ``join`` takes the gate's scores for
-                logarithms of what tokens are worth.
+            reduction: What becomes of the tokens that do not go on by themselves; ``join`` takes a module's scores for
+                logarithms of what tokens are worth, and a named gate's for shares.
             proportional: Add the logarithm of a merged token's size to its attention logits, as ToMe does.
 
         Raises:
@@ -155,6 +155,8 @@ class GatedViT(nn.Module):
             count: Patch tokens to leave.
         """
         how = reduction_at(self.reduction, site, len(self.backbone.blocks))
+        if how == "join" and scores is not None and isinstance(self.gate, AttentionGate):
+            scores = scores.log()
         return REDUCTIONS[how](tokens, scores, sizes, count, self.backbone.num_prefix_tokens)
 
     def key_bias(self, tokens: Tensor, sizes: Tensor | None) -> Tensor | None:

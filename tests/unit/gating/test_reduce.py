@@ -155,6 +155,16 @@ def test_join_drops_in_the_first_half_of_the_blocks():
     assert (joined - dropped).abs().max() > 1e-3
 
 
+def test_of_a_named_gate_the_shares_of_attention_are_what_tokens_are_worth():
+    dense, batch = make_vit(), images(3)
+    plan = plan_of(_shape(dense), {1: 1 + 12, 3: 1 + 7})
+    named, (logits, *kept) = (
+        GatedViT(dense, plan, gate, "join")(batch) for gate in ("class-attention", logarithms(dense))
+    )
+    torch.testing.assert_close(named[0], logits)
+    assert all(torch.equal(one, other) for one, other in zip(named[1:], kept, strict=True))
+
+
 def test_a_joined_token_counts_in_attention_as_the_tokens_that_it_stands_for():
     dense, batch = make_vit(dtype=DOUBLE), images(2, dtype=DOUBLE)
     plan = plan_of(_shape(dense), {1: 1 + 12, 2: 1 + 8, 3: 1 + 5})
